@@ -1,0 +1,61 @@
+"""asyncflow: a pipeline runtime that lives inside an asyncio program."""
+
+from asyncflow.context import GrantedLease, StepContext
+from asyncflow.errors import (
+    AsyncflowError,
+    CapacityError,
+    DependencyError,
+    GraphError,
+    RunTimeout,
+    StepCancelled,
+    StepFailed,
+    StepSkipped,
+    StepTimeout,
+)
+from asyncflow.graph.grouping import Group, StepGroup
+from asyncflow.pipeline.executor import ParallelExecutor
+from asyncflow.pipeline.parallel import parallel_map
+from asyncflow.pipeline.pipeline import Pipeline
+from asyncflow.resources import GPUConfig, NodeAffinity, ResourceRequirements
+from asyncflow.result import PipelineResult, StepResult
+from asyncflow.retry import Retry, RetryAfter
+from asyncflow.run import Run, RunningNode, RunSnapshot
+from asyncflow.runtime import Runtime
+from asyncflow.states import NodeState, RunState
+from asyncflow.step import Step, step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncflowError",
+    "CapacityError",
+    "DependencyError",
+    "GPUConfig",
+    "GrantedLease",
+    "GraphError",
+    "Group",
+    "NodeAffinity",
+    "NodeState",
+    "ParallelExecutor",
+    "Pipeline",
+    "PipelineResult",
+    "ResourceRequirements",
+    "Retry",
+    "RetryAfter",
+    "Run",
+    "RunSnapshot",
+    "RunState",
+    "RunTimeout",
+    "RunningNode",
+    "Runtime",
+    "Step",
+    "StepCancelled",
+    "StepContext",
+    "StepFailed",
+    "StepGroup",
+    "StepResult",
+    "StepSkipped",
+    "StepTimeout",
+    "parallel_map",
+    "step",
+]

@@ -1,0 +1,1 @@
+"""The engine: pure cores that decide, and the shell that carries out what they decide."""

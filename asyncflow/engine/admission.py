@@ -1,0 +1,100 @@
+"""Before the first step starts: whether this machine can run the graph at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from asyncflow.engine.capacity import Demand, demand_of
+from asyncflow.engine.limiter import Limiter
+from asyncflow.graph.graph import Graph
+from asyncflow.resources import NodeAffinity, ResourceRequirements, format_bytes
+
+__all__ = ["Admission", "Machine", "admit"]
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """What requests are checked against."""
+
+    limiter: Limiter
+    labels: Mapping[str, str]
+    taints: Sequence[str]
+    refuse_oversized: bool
+
+
+class Admission(msgspec.Struct):
+    """The demands of a graph's units by the identity of their requirements, what had to be
+    clamped (unit → sentence), and what cannot be met (unit → sentence)."""
+
+    demands: dict[int, Demand]
+    clamped: dict[str, str]
+    refusals: dict[str, str]
+
+
+def admit(graph: Graph, machine: Machine) -> Admission:
+    """Check every distinct request of a graph once; units share most of them."""
+    admission = Admission({}, {}, {})
+    for unit, requirements in graph.units.resources.items():
+        if id(requirements) not in admission.demands:
+            name = graph.unit_name(unit)
+            demand = _admit_one(name, requirements, machine, admission)
+            admission.demands[id(requirements)] = demand
+    if machine.taints and len(graph.units.resources) < len(graph.units):
+        # Units without requirements tolerate nothing.
+        bare = next(u for u in range(len(graph.units)) if u not in graph.units.resources)
+        for fault in _taint_faults(None, machine.taints):
+            admission.refusals[graph.unit_name(bare)] = fault
+    return admission
+
+
+def _admit_one(
+    name: str, requirements: ResourceRequirements, machine: Machine, admission: Admission
+) -> Demand:
+    wanted = demand_of(requirements)
+    demand = machine.limiter.clamped(wanted)
+    faults = list(_faults(requirements, machine))
+    refusal = machine.limiter.refusal(demand)
+    if refusal is not None:
+        faults.insert(0, refusal)
+    elif demand != wanted:
+        too_much = machine.limiter.refusal(wanted) or "it asks for more than there is"
+        if machine.refuse_oversized:
+            faults.append(too_much)
+        else:
+            admission.clamped[name] = f"{too_much} It gets all there is and runs alone."
+    if faults:
+        admission.refusals[name] = " ".join(faults)
+    return demand
+
+
+def _faults(requirements: ResourceRequirements, machine: Machine) -> Iterator[str]:
+    affinity = requirements.node_affinity
+    if affinity is not None:
+        yield from _label_faults(affinity.required, machine.labels)
+    yield from _taint_faults(affinity, machine.taints)
+    if requirements.storage_bytes:
+        free = shutil.disk_usage(".").free
+        if requirements.storage_bytes > free:
+            yield (
+                f"it asks for {format_bytes(requirements.storage_bytes)} of storage, and "
+                f"{format_bytes(free)} are free in the working directory."
+            )
+
+
+def _label_faults(required: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
+    for key, value in required.items():
+        if labels.get(key) != value:
+            has = f"has {key}={labels[key]}" if key in labels else "does not have that label"
+            yield (
+                f"it requires the label {key}={value}, and this runtime {has}; "
+                "set Runtime(labels=…)."
+            )
+
+
+def _taint_faults(affinity: NodeAffinity | None, taints: Iterable[str]) -> Iterator[str]:
+    tolerated = set(() if affinity is None else affinity.tolerations)
+    for taint in taints:
+        if taint not in tolerated and taint.split("=")[0] not in tolerated:
+            yield f"it does not tolerate the taint {taint!r} of this runtime; add a toleration."

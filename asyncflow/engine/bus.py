@@ -1,0 +1,153 @@
+"""The event bus of a run: every subscriber has a cursor of its own.
+
+A record is built only while somebody listens. A subscriber that does not read costs its
+buffer and no more: it never slows the run, and learns by a :class:`Gap` what it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+from asyncflow.events import Event, Gap
+
+__all__ = ["EventBus", "Overflow", "Subscription"]
+
+Overflow = Literal["drop_oldest", "close"]
+
+
+class EventBus:
+    """Numbers the events of one run and hands them to whoever listens."""
+
+    def __init__(self, run_id: str, clock: Callable[[], float]) -> None:
+        self.run_id = run_id
+        self.clock = clock
+        self.sequence = 0
+        self.listening = False
+        self.closed = False
+        self._subscriptions: list[Subscription] = []
+
+    def publish(self, kind: type[Event], **fields: Any) -> None:
+        """Number an event and, if somebody listens, build and hand out its record."""
+        self.sequence += 1
+        if not self.listening:
+            return
+        event = kind(
+            sequence=self.sequence,
+            run_id=self.run_id,
+            wall_time=time.time(),
+            monotonic_seconds=self.clock(),
+            **fields,
+        )
+        for subscription in self._subscriptions:
+            subscription.put(event)
+
+    def count(self, events: int) -> None:
+        """Number events that nobody listens to, without building them."""
+        self.sequence += events
+
+    def subscribe(self, since: int, buffer: int, overflow: Overflow) -> Subscription:
+        """A new cursor; see :meth:`Run.events`."""
+        subscription = Subscription(self, since, buffer, overflow)
+        if self.closed:
+            subscription.end()
+        else:
+            self._subscriptions.append(subscription)
+            self.listening = True
+        return subscription
+
+    def drop(self, subscription: Subscription) -> None:
+        """Forget a subscriber; a second time does nothing."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+        self.listening = bool(self._subscriptions)
+
+    def close(self) -> None:
+        """No event follows: every cursor ends after what it still holds."""
+        self.closed = True
+        self.listening = False
+        for subscription in self._subscriptions:
+            subscription.end()
+        self._subscriptions.clear()
+
+    def gap(self, missed: int) -> Gap:
+        """The marker for events that a cursor does not have."""
+        return Gap(
+            sequence=self.sequence,
+            run_id=self.run_id,
+            wall_time=time.time(),
+            monotonic_seconds=self.clock(),
+            missed=missed,
+        )
+
+
+class Subscription:
+    """An asynchronous iterator over events, with a bounded buffer.
+
+    Use it in ``async for``; ``aclose()`` (any number of times) ends it early.
+    """
+
+    def __init__(self, bus: EventBus, since: int, buffer: int, overflow: Overflow) -> None:
+        if isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 1:
+            raise ValueError(f"events(buffer=…) takes a whole number of 1 or more, got {buffer!r}")
+        if overflow not in ("drop_oldest", "close"):
+            raise ValueError(f"events(overflow=…) is 'drop_oldest' or 'close', not {overflow!r}")
+        self._bus = bus
+        self._buffer: deque[Event] = deque()
+        self._limit = buffer
+        self._overflow = overflow
+        self._since = since
+        self._missed = max(0, bus.sequence - since)
+        self._ended = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, event: Event) -> None:
+        """Take an event, or note that it was missed."""
+        if event.sequence <= self._since or self._ended:
+            return
+        if len(self._buffer) >= self._limit:
+            if self._overflow == "close":
+                self._missed += 1
+                self._ended = True
+                return
+            self._buffer.popleft()
+            self._missed += 1
+        self._buffer.append(event)
+        self._wake()
+
+    def end(self) -> None:
+        """Stop after what is buffered."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._buffer and not self._missed and not self._ended:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._missed and (self._overflow != "close" or not self._buffer):
+            missed, self._missed = self._missed, 0
+            return self._bus.gap(missed)
+        if self._buffer:
+            return self._buffer.popleft()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Let go of the cursor; the iteration ends."""
+        self._ended = True
+        self._buffer.clear()
+        self._missed = 0
+        self._bus.drop(self)
+        self._wake()

@@ -1,0 +1,112 @@
+"""Which units are ready, and which wait for how many parents. Pure: no await, no clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+__all__ = ["Frontier"]
+
+# A node with more dependents than this is worked off in slices, so that the end of one
+# step with 100,000 children does not hold the event loop.
+SLICE = 2000
+
+
+class Frontier:
+    """The counters of a graph that is being run.
+
+    Nodes finish, units become ready: a unit waits for one *edge* after the other, each
+    from a node outside it to one of its members. Ready units stand in ``ready`` in the
+    order in which they became ready; taking one from there starts it.
+
+    Args:
+        unlocks: by node, the units that wait for it, once for each edge.
+        wait: by unit, how many edges it waits for.
+
+    The two are not changed: graphs share them between runs.
+
+    Example:
+        >>> frontier = Frontier(unlocks=[[1], []], wait=[0, 1])
+        >>> frontier.ready.popleft()
+        0
+        >>> frontier.finished(0)
+        False
+        >>> list(frontier.ready)
+        [1]
+    """
+
+    __slots__ = ("_added", "_backlog", "_unlocks", "_wait", "ready")
+
+    def __init__(self, unlocks: Sequence[Sequence[int]] = (), wait: Sequence[int] = ()) -> None:
+        self._unlocks = unlocks
+        self._wait = list(wait)
+        self._added: dict[int, list[int]] = {}
+        self._backlog: deque[Iterator[int]] = deque()
+        self.ready: deque[int] = deque(unit for unit, count in enumerate(wait) if not count)
+
+    def add(self, unit: int, parents: Iterable[int] = ()) -> None:
+        """Grow by one unit that waits for ``parents``: nodes that have not finished.
+
+        Args:
+            unit: the next free number.
+            parents: one for each edge.
+
+        Raises:
+            ValueError: the number is taken or leaves a hole.
+        """
+        if unit != len(self._wait):
+            raise ValueError(f"unit {unit} is out of turn; the next number is {len(self._wait)}")
+        count = 0
+        for parent in parents:
+            self._added.setdefault(parent, []).append(unit)
+            count += 1
+        self._wait.append(count)
+        if not count:
+            self.ready.append(unit)
+
+    def finished(self, node: int) -> bool:
+        """A node reached a final state, whichever: those that waited for it wait for one less.
+
+        Returns:
+            Whether dependents are left over for :meth:`work_off`.
+        """
+        if self._added and node in self._added:
+            self._release(self._added.pop(node))
+        if node < len(self._unlocks) and (unlocks := self._unlocks[node]):
+            if len(unlocks) > SLICE:
+                self._backlog.append(iter(unlocks))
+                return True
+            self._release(unlocks)
+        return False
+
+    def _release(self, units: Iterable[int]) -> None:
+        wait = self._wait
+        for unit in units:
+            left = wait[unit] = wait[unit] - 1
+            if not left:
+                self.ready.append(unit)
+
+    def work_off(self) -> bool:
+        """Count a slice of the dependents that are left over; returns whether more are."""
+        if self._backlog:
+            part = list(islice(self._backlog[0], SLICE))
+            self._release(part)
+            if len(part) < SLICE:
+                self._backlog.popleft()
+        return bool(self._backlog)
+
+    def waits_for(self, unit: int) -> int:
+        """How many edges a unit still waits for."""
+        return self._wait[unit]
+
+    def clear(self) -> None:
+        """Let nothing become ready any more."""
+        self.ready.clear()
+        self._backlog.clear()
+
+    def validate(self) -> None:
+        """Check the invariants; called after every event in tests."""
+        assert all(count >= 0 for count in self._wait), "a unit was released too often"
+        assert len(set(self.ready)) == len(self.ready), "a unit is ready twice"
+        assert all(not self._wait[unit] for unit in self.ready), "a ready unit still waits"

@@ -1,0 +1,180 @@
+"""What this process may use: CPUs and memory as the system limits them, and declared GPUs.
+
+The tightest of several sources wins: the scheduler's affinity mask, the machine's memory, and
+the limits of this process's control group (cgroup v2) and of every group above it, which is
+how a container or a service manager caps it. A source that cannot be read is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from asyncflow.engine.capacity import Device
+
+__all__ = ["Machine", "declared_devices", "probe"]
+
+ReadText = Callable[[Path], str]
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """The CPUs and the memory this process may use.
+
+    Parameters:
+        cpu_millis: thousandths of a CPU.
+        memory_bytes: bytes of memory.
+        sources: where each of the two figures was found, by its name.
+    """
+
+    cpu_millis: int
+    memory_bytes: int
+    sources: Mapping[str, str]
+
+
+class _Limit(msgspec.Struct, frozen=True):
+    amount: int
+    source: str
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="ascii")
+
+
+def probe(
+    *,
+    cgroup_root: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
+    read: ReadText = _read_text,
+) -> Machine:
+    """Find out what this process may use; never raises, whatever cannot be read.
+
+    Parameters:
+        cgroup_root: where cgroup v2 is mounted.
+        membership: the file that names this process's control group.
+        read: returns the text of a file; an `OSError` or `ValueError` means it has none.
+
+    Example:
+        >>> probe().cpu_millis > 0
+        True
+    """
+    groups = list(_groups(cgroup_root, membership, read))
+    cpu = min([_cpus(), *_limits(groups, "cpu.max", _cpu_quota, read)], key=_amount)
+    memory = min([_memory(), *_limits(groups, "memory.max", _memory_limit, read)], key=_amount)
+    sources = {"cpu_millis": cpu.source, "memory_bytes": memory.source}
+    return Machine(cpu.amount, memory.amount, sources)
+
+
+def _amount(limit: _Limit) -> int:
+    return limit.amount
+
+
+def _cpus() -> _Limit:
+    affinity = getattr(os, "sched_getaffinity", None)
+    if affinity is not None:
+        try:
+            return _Limit(1000 * len(affinity(0)), "affinity of the process")
+        except OSError:
+            pass  # Some sandboxes forbid the call; the count below still holds.
+    count = os.cpu_count()
+    if count is None:
+        return _Limit(1000, "assumed, because the number of CPUs is unknown")
+    return _Limit(1000 * count, "CPUs of the machine")
+
+
+def _memory() -> _Limit:
+    import psutil  # Here, because importing it takes longer than all of asyncflow.
+
+    try:
+        return _Limit(psutil.virtual_memory().total, "memory of the machine")
+    except (OSError, RuntimeError, ValueError):
+        return _Limit(2**30, "assumed, because the memory of the machine is unknown")
+
+
+def _groups(root: Path, membership: Path, read: ReadText) -> Iterator[Path]:
+    """Yield the folders of this process's control group and of the groups above it."""
+    for line in (_text(membership, read) or "").splitlines():
+        if line.startswith("0::/"):
+            path = PurePosixPath(line.removeprefix("0::"))
+            # A container may see a path from outside its own mount ("/../.."): only its root
+            # is readable then, and the root carries the container's limit.
+            inner = () if ".." in path.parts else path.parts[1:]
+            yield from (root.joinpath(*inner[:depth]) for depth in range(len(inner), -1, -1))
+            return
+    yield root
+
+
+def _limits(
+    groups: list[Path], name: str, parse: Callable[[str], int | None], read: ReadText
+) -> Iterator[_Limit]:
+    for group in groups:
+        text = _text(group / name, read)
+        if text is None:
+            continue
+        try:
+            amount = parse(text)
+        except (ValueError, ArithmeticError):
+            continue  # Not a limit in the form we know: the other sources decide.
+        if amount is not None and amount > 0:
+            yield _Limit(amount, str(group / name))
+
+
+def _text(path: Path, read: ReadText) -> str | None:
+    try:
+        return read(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _cpu_quota(text: str) -> int | None:
+    """Read `cpu.max`: microseconds of CPU in each period of so many microseconds."""
+    quota, *period = text.split()
+    if quota == "max":
+        return None
+    return math.ceil(1000 * int(quota) / int(period[0] if period else "100000"))
+
+
+def _memory_limit(text: str) -> int | None:
+    limit = text.strip()
+    return None if limit == "max" else int(limit)
+
+
+def declared_devices(max_gpus: int | Sequence[str] | None) -> tuple[Device, ...]:
+    """Return the logical GPUs that a runtime was told to have.
+
+    Parameters:
+        max_gpus: how many, of any type; or the type of each; None declares none.
+
+    Raises:
+        TypeError: if it is neither a whole number nor a list of text.
+        ValueError: if the number is negative or a type is empty.
+
+    Example:
+        >>> [device.id for device in declared_devices(2)]
+        ['0', '1']
+        >>> declared_devices(["nvidia-a100"])[0].gpu_type
+        'nvidia-a100'
+    """
+    if max_gpus is None:
+        return ()
+    if isinstance(max_gpus, int) and not isinstance(max_gpus, bool):
+        if max_gpus < 0:
+            raise ValueError(f"max_gpus={max_gpus} is negative; write 0 for no GPUs.")
+        return tuple(Device(str(index)) for index in range(max_gpus))
+    if isinstance(max_gpus, bool | str) or not isinstance(max_gpus, Sequence):
+        raise TypeError(
+            f"max_gpus={max_gpus!r} is neither a number nor a list of types; "
+            "write 2, or ['nvidia-a100', 'nvidia-a100']."
+        )
+    return tuple(Device(str(index), _checked(kind)) for index, kind in enumerate(max_gpus))
+
+
+def _checked(gpu_type: object) -> str:
+    if not isinstance(gpu_type, str):
+        raise TypeError(f"max_gpus lists {gpu_type!r}, which is not text; write 'nvidia-a100'.")
+    if not gpu_type.strip():
+        raise ValueError("max_gpus lists an empty type; write one like 'nvidia-a100'.")
+    return gpu_type

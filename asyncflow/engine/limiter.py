@@ -1,0 +1,450 @@
+"""The one account of all capacity: who holds what, and who gets it next.
+
+Nothing here awaits, reads a clock or touches the machine, so every event can be replayed in a
+test. Amounts are integers; requests are granted all-or-nothing, in the order that
+`asyncflow.engine.turns` keeps; free plus held is always the total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+import msgspec
+
+from asyncflow.engine.capacity import (
+    Capacity,
+    Demand,
+    Device,
+    DevicePool,
+    GpuDemand,
+    Lease,
+    demand_of,
+    describe_gpus,
+)
+from asyncflow.engine.turns import Line, Queue
+from asyncflow.resources import DEVICE_MICRO_UNITS, format_bytes, format_cpu
+
+__all__ = [
+    "Capacity",
+    "Demand",
+    "Device",
+    "GpuDemand",
+    "Lease",
+    "Limiter",
+    "LimiterStatistics",
+    "demand_of",
+]
+
+_NAMED_HOLDERS = 3
+
+
+class LimiterStatistics(msgspec.Struct, frozen=True):
+    """The account at one moment.
+
+    Parameters:
+        cpu_millis_total, cpu_millis_held, cpu_millis_free: thousandths of a CPU; free is
+            negative after the total was made smaller than what is held.
+        memory_bytes_total, memory_bytes_held, memory_bytes_free: bytes, likewise.
+        gpu_micro_units_total, gpu_micro_units_held, gpu_micro_units_free: millionths of a
+            device, over all devices.
+        busy_devices: ids of the devices of which any part is held.
+        leases: leases that are not released.
+        waiting: requests not granted yet.
+        granted_total: grants since the beginning, CPUs taken back included.
+    """
+
+    cpu_millis_total: int
+    cpu_millis_held: int
+    cpu_millis_free: int
+    memory_bytes_total: int
+    memory_bytes_held: int
+    memory_bytes_free: int
+    gpu_micro_units_total: int
+    gpu_micro_units_held: int
+    gpu_micro_units_free: int
+    busy_devices: tuple[str, ...]
+    leases: int
+    waiting: int
+    granted_total: int
+
+
+class Limiter:
+    """Grants requests all-or-nothing, so that free plus held is always the total.
+
+    Parameters:
+        capacity: what there is to share.
+        max_overtakes: how often a waiting request may be overtaken before it closes the
+            queue behind it; 0 serves strictly in turn.
+
+    Raises:
+        ValueError: if an amount is negative or two devices share an id.
+
+    Example:
+        >>> limiter = Limiter(Capacity(cpu_millis=2000, memory_bytes=0))
+        >>> limiter.request("a", Demand(cpu_millis=2000), owner="run")
+        >>> limiter.request("b", Demand(cpu_millis=500), owner="run")
+        >>> ticket, lease = limiter.grant()
+        >>> ticket, limiter.grant()
+        ('a', None)
+        >>> limiter.release(lease)
+        >>> limiter.grant()[0]
+        'b'
+    """
+
+    def __init__(self, capacity: Capacity, *, max_overtakes: int = 64) -> None:
+        if min(capacity.cpu_millis, capacity.memory_bytes, max_overtakes) < 0:
+            raise ValueError(f"{capacity}, max_overtakes={max_overtakes}: no amount is negative.")
+        ids = [device.id for device in capacity.devices]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"Two devices share an id among {ids}; each device needs its own.")
+        self.max_overtakes = max_overtakes
+        self._total = capacity
+        self._cpu_free = capacity.cpu_millis
+        self._memory_free = capacity.memory_bytes
+        self._devices = DevicePool(capacity.devices)
+        self._leases: dict[Lease, None] = {}
+        self._line = Line(max_overtakes)
+        self._retakes: dict[Lease, Hashable] = {}
+        self._granted_total = 0
+        self._possible: set[Demand] = set()
+        self._changed = True  # since grant() last found nothing; spares a scan of the heads
+
+    @property
+    def capacity(self) -> Capacity:
+        """What there is to share, as of the last `resize`."""
+        return self._total
+
+    # ------------------------------------------------------------- asking
+
+    def request(
+        self, ticket: Hashable, demand: Demand, *, owner: Hashable, under: Lease | None = None
+    ) -> None:
+        """Queue a request.
+
+        Parameters:
+            ticket: names the request; unique among those that wait.
+            demand: what it takes; CPU or memory above the machine must be `clamped` first.
+            owner: whom it is counted for in the fair order.
+            under: the lease of the work that made the request and waits for it, if any.
+
+        Raises:
+            ValueError: if the ticket waits already, or the demand can never be met.
+            RuntimeError: if the lease above has been released.
+        """
+        self._refuse_duplicate(ticket)
+        if under is not None:
+            _refuse_released(under, f"be above the request {ticket!r}")
+        if demand not in self._possible:
+            self._refuse_impossible(ticket, demand)
+        if self._line.join(ticket, demand, owner, nested=under is not None):
+            self._changed = True
+
+    def request_cpus(self, ticket: Hashable, lease: Lease, *, owner: Hashable) -> None:
+        """Queue the request of a holder to take its lent CPUs back, before all others.
+
+        Its grant is `(ticket, lease)` with the same lease, which then holds its CPUs again:
+        fewer of them if the total has become smaller than the lease.
+
+        Raises:
+            ValueError: if the ticket waits already.
+            RuntimeError: if the lease is released, has not lent its CPUs, or asks already.
+        """
+        self._refuse_duplicate(ticket)
+        _refuse_released(lease, "take CPUs back")
+        if not lease.lent:
+            raise RuntimeError(f"{lease} cannot take CPUs back: lend_cpus() was not called.")
+        if lease in self._retakes:
+            waiting = self._retakes[lease]
+            raise RuntimeError(f"{lease} cannot take CPUs back twice: {waiting!r} waits for them.")
+        self._retakes[lease] = ticket
+        self._line.join_first(ticket, self._retaken(lease), owner, lease=lease)
+        self._changed = True
+
+    def withdraw(self, ticket: Hashable) -> bool:
+        """Take a waiting request out of the queue; False if no such request waits."""
+        if self._line.queue_of(ticket) is None:
+            return False
+        queue = self._line.leave(ticket)
+        if queue.lease is not None:
+            del self._retakes[queue.lease]
+        self._changed = True
+        return True
+
+    def withdraw_owner(self, owner: Hashable) -> list[Hashable]:
+        """Take all waiting requests of an owner out of the queue and return their tickets."""
+        tickets = self._line.tickets_of(owner)
+        for ticket in tickets:
+            self.withdraw(ticket)
+        return tickets
+
+    def waiting(self) -> list[Hashable]:
+        """Return the tickets of all waiting requests in the order of their turns."""
+        return self._line.tickets()
+
+    def _refuse_duplicate(self, ticket: Hashable) -> None:
+        if self._line.queue_of(ticket) is not None:
+            raise ValueError(f"The request {ticket!r} waits already; give each its own ticket.")
+
+    def _refuse_impossible(self, ticket: Hashable, demand: Demand) -> None:
+        why = self.refusal(demand)
+        if why is not None:
+            raise ValueError(f"The request {ticket!r} can never be granted: {why}")
+        self._possible.add(demand)
+
+    # ----------------------------------------------------- granting, giving back
+
+    def grant(self) -> tuple[Hashable, Lease] | None:
+        """Grant the next request that can be granted now; None if none can.
+
+        Raises:
+            Nothing: call it as often as there are free slots to run what it grants.
+        """
+        if not self._changed:
+            return None
+        for queue in self._line.candidates():
+            gpus = self._fit(queue.wanted)
+            if gpus is not None:
+                return self._give(queue, gpus)
+        self._changed = False
+        return None
+
+    def release(self, lease: Lease) -> None:
+        """End a lease: what it holds is free again, and its wish for lent CPUs is withdrawn.
+
+        Raises:
+            RuntimeError: if it has been released before.
+        """
+        _refuse_released(lease, "be released again")
+        if lease in self._retakes:
+            self.withdraw(self._retakes[lease])
+        self._cpu_free += lease.cpu_millis_held
+        self._memory_free += lease.memory_bytes
+        self._devices.give_back(lease.gpus)
+        del self._leases[lease]
+        lease.released = True
+        self._changed = True
+
+    def lend_cpus(self, lease: Lease) -> int:
+        """Give a lease's CPUs to the pool while its holder waits; return their thousandths.
+
+        Raises:
+            RuntimeError: if the lease is released or has lent them already.
+        """
+        _refuse_released(lease, "lend its CPUs")
+        if lease.lent:
+            raise RuntimeError(f"{lease} cannot lend its CPUs: it has lent them already.")
+        self._cpu_free += lease.cpu_millis
+        lease.lent = True
+        self._changed = True
+        return lease.cpu_millis
+
+    def resize(self, *, cpu_millis: int | None = None, memory_bytes: int | None = None) -> None:
+        """Change the totals while things run.
+
+        Free amounts go negative if more is held than there now is; then nothing that asks for
+        such an amount is granted until enough is released. Waiting requests above the new
+        totals are clamped to them.
+
+        Parameters:
+            cpu_millis: thousandths of a CPU; None leaves them.
+            memory_bytes: bytes; None leaves them.
+
+        Raises:
+            ValueError: if an amount is negative.
+        """
+        old = self._total
+        cpu = old.cpu_millis if cpu_millis is None else cpu_millis
+        memory = old.memory_bytes if memory_bytes is None else memory_bytes
+        if min(cpu, memory) < 0:
+            raise ValueError(f"Cannot resize to {cpu} thousandths of a CPU and {memory} bytes.")
+        self._total = Capacity(cpu, memory, old.devices)
+        self._cpu_free += cpu - old.cpu_millis
+        self._memory_free += memory - old.memory_bytes
+        self._possible.clear()
+        for queue in self._line.heads:
+            lease = queue.lease
+            queue.wanted = self.clamped(queue.demand) if lease is None else self._retaken(lease)
+        self._changed = True
+
+    # ------------------------------------------------------- what can be met
+
+    def refusal(self, demand: Demand) -> str | None:
+        """Return in one sentence why a demand can never be met, or None if it can."""
+        total = self._total
+        if demand.gpu is not None:
+            why = self._devices.refusal(demand.gpu)
+            if why is not None:
+                return why
+        if demand.cpu_millis > total.cpu_millis:
+            return (
+                f"{format_cpu(demand.cpu_millis)} asked for, "
+                f"but there are {format_cpu(total.cpu_millis)}."
+            )
+        if demand.memory_bytes > total.memory_bytes:
+            return (
+                f"{format_bytes(demand.memory_bytes)} of memory asked for, "
+                f"but there are {format_bytes(total.memory_bytes)}."
+            )
+        return None
+
+    def clamped(self, demand: Demand) -> Demand:
+        """Return a demand that can be met: above the machine in CPU or memory means all of both.
+
+        It then runs alone. GPUs are left as they are.
+        """
+        total = self._total
+        if demand.cpu_millis <= total.cpu_millis and demand.memory_bytes <= total.memory_bytes:
+            return demand
+        return Demand(total.cpu_millis, total.memory_bytes, demand.gpu)
+
+    def _retaken(self, lease: Lease) -> Demand:
+        return Demand(min(lease.cpu_millis, self._total.cpu_millis))
+
+    def _fit(self, wanted: Demand) -> tuple[tuple[int, int], ...] | None:
+        """Return the devices a demand would get now, or None if it does not fit.
+
+        What it does not ask for does not hold it up, not even an amount below zero: what is
+        nested under a holder has to run before the holder can release.
+        """
+        if wanted.cpu_millis and wanted.cpu_millis > self._cpu_free:
+            return None
+        if wanted.memory_bytes and wanted.memory_bytes > self._memory_free:
+            return None
+        return self._devices.choose(wanted.gpu)
+
+    def _give(self, queue: Queue, gpus: tuple[tuple[int, int], ...]) -> tuple[Hashable, Lease]:
+        ticket = self._line.leave_granted(queue)
+        wanted, lease = queue.wanted, queue.lease
+        self._cpu_free -= wanted.cpu_millis
+        self._memory_free -= wanted.memory_bytes
+        self._devices.take(gpus)
+        self._granted_total += 1
+        if lease is None:
+            ids = tuple(self._total.devices[index].id for index, _ in gpus)
+            lease = Lease(ticket, queue.owner.name, wanted[0], wanted[1], gpus, ids)
+            self._leases[lease] = None
+        else:
+            del self._retakes[lease]
+            lease.cpu_millis, lease.lent = wanted.cpu_millis, False
+        return ticket, lease
+
+    # ------------------------------------------------------------ telling about it
+
+    def explain(self, ticket: Hashable) -> str:
+        """Return in words what a waiting request waits for, or what a granted one holds.
+
+        Raises:
+            LookupError: if no request of this name waits or holds anything.
+        """
+        queue = self._line.queue_of(ticket)
+        if queue is None:
+            return self._explain_holder(ticket)
+        before = self._line.count_before(ticket)
+        return " ".join(
+            (
+                self._explain_shortage(ticket, queue.wanted),
+                f"{before} request{' is' if before == 1 else 's are'} before it.",
+                *self._explain_closing(ticket, queue),
+            )
+        )
+
+    def _explain_holder(self, ticket: Hashable) -> str:
+        for lease in self._leases:
+            if lease.ticket == ticket:
+                lent = " (lent while it waits)" if lease.lent else ""
+                devices = f", GPUs {', '.join(lease.gpu_ids)}" if lease.gpu_ids else ""
+                memory = format_bytes(lease.memory_bytes)
+                return f"{ticket!r} holds {format_cpu(lease.cpu_millis)}{lent}, {memory}{devices}."
+        raise LookupError(f"No request {ticket!r} waits or holds anything.")
+
+    def _explain_shortage(self, ticket: Hashable, wanted: Demand) -> str:
+        short = list(self._shortages(wanted))
+        if short:
+            return f"{ticket!r} waits for {' and '.join(short)}."
+        return f"{ticket!r} waits for its turn: what it asks for is free."
+
+    def _shortages(self, wanted: Demand) -> Iterator[str]:
+        total = self._total
+        if wanted.cpu_millis and wanted.cpu_millis > self._cpu_free:
+            free = f"{format_cpu(self._cpu_free)} free of {format_cpu(total.cpu_millis)}"
+            holders = [lease for lease in self._leases if lease.cpu_millis_held]
+            yield f"{format_cpu(wanted.cpu_millis)} ({free}, {_held_by(holders)})"
+        if wanted.memory_bytes and wanted.memory_bytes > self._memory_free:
+            free = f"{format_bytes(self._memory_free)} free of {format_bytes(total.memory_bytes)}"
+            holders = [lease for lease in self._leases if lease.memory_bytes]
+            yield f"{format_bytes(wanted.memory_bytes)} of memory ({free}, {_held_by(holders)})"
+        if wanted.gpu is not None and self._devices.choose(wanted.gpu) is None:
+            eligible = self._devices.eligible(wanted.gpu)
+            idle = sum(self._devices.free[i] == DEVICE_MICRO_UNITS for i in eligible)
+            free = f"{idle} of {len(eligible)} devices that will do wholly free"
+            holders = [x for x in self._leases if any(i in eligible for i, _ in x.gpus)]
+            yield f"{describe_gpus(wanted.gpu)} ({free}, {_held_by(holders)})"
+
+    def _explain_closing(self, ticket: Hashable, queue: Queue) -> Iterator[str]:
+        because = f"because it has been overtaken as often as is allowed ({self.max_overtakes})."
+        first = self._line.closed_by(ticket)
+        if first is not None:
+            yield f"{first!r} goes first, {because}"
+        elif self._line.is_closing(queue) and queue.head == ticket:
+            yield f"It is next: nothing behind it starts before it, {because}"
+
+    def statistics(self) -> LimiterStatistics:
+        """Return the account at this moment."""
+        total, free = self._total, self._devices.free
+        gpu_total = DEVICE_MICRO_UNITS * len(free)
+        return LimiterStatistics(
+            cpu_millis_total=total.cpu_millis,
+            cpu_millis_held=total.cpu_millis - self._cpu_free,
+            cpu_millis_free=self._cpu_free,
+            memory_bytes_total=total.memory_bytes,
+            memory_bytes_held=total.memory_bytes - self._memory_free,
+            memory_bytes_free=self._memory_free,
+            gpu_micro_units_total=gpu_total,
+            gpu_micro_units_held=gpu_total - sum(free),
+            gpu_micro_units_free=sum(free),
+            busy_devices=tuple(
+                device.id
+                for device, left in zip(total.devices, free, strict=True)
+                if left < DEVICE_MICRO_UNITS
+            ),
+            leases=len(self._leases),
+            waiting=len(self._line),
+            granted_total=self._granted_total,
+        )
+
+    def validate(self) -> None:
+        """Check every invariant; for tests, after each event.
+
+        Raises:
+            AssertionError: if the account does not add up or the queue is out of order.
+        """
+        self._line.validate()
+        assert self._retakes == {
+            queue.lease: queue.head for queue in self._line.heads if queue.lease is not None
+        }
+        held = [DEVICE_MICRO_UNITS - free for free in self._devices.free]
+        for lease in self._leases:
+            assert not lease.released, lease
+            for index, micro_units in lease.gpus:
+                held[index] -= micro_units
+        assert not any(held), f"devices off by {held}"
+        assert all(0 <= free <= DEVICE_MICRO_UNITS for free in self._devices.free)
+        cpu = sum(lease.cpu_millis_held for lease in self._leases)
+        assert self._cpu_free + cpu == self._total.cpu_millis
+        memory = sum(lease.memory_bytes for lease in self._leases)
+        assert self._memory_free + memory == self._total.memory_bytes
+
+
+def _refuse_released(lease: Lease, deed: str) -> None:
+    if lease.released:
+        raise RuntimeError(
+            f"The lease of {lease.ticket!r} (owner {lease.owner!r}) cannot {deed}: it was released."
+        )
+
+
+def _held_by(leases: list[Lease]) -> str:
+    if not leases:
+        return "held by nobody"
+    named = ", ".join(repr(lease.ticket) for lease in leases[:_NAMED_HOLDERS])
+    more = len(leases) - _NAMED_HOLDERS
+    return f"held by {named}" + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,143 @@
+"""What the end of an attempt means: its value stored, or the state and error it ends in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from asyncflow.engine.attempt import Attempt, Stop
+from asyncflow.engine.record import FREED, RunRecord
+from asyncflow.errors import StepCancelled, StepFailed, StepTimeout
+from asyncflow.graph.node import MISSING
+from asyncflow.states import (
+    ABANDONED,
+    CANCELLED,
+    FAILED,
+    TIMED_OUT,
+    UPSTREAM_FAILED,
+    WAITING,
+)
+
+__all__ = ["closing_states", "failure_of", "let_go", "store"]
+
+_CHUNK = 256
+_PASSED_ON = frozenset({FAILED, TIMED_OUT, UPSTREAM_FAILED})
+
+
+def store(run: RunRecord, node: int, value: Any) -> StepFailed | None:
+    """Keep what a node returned under its assets; an error if it does not fit them."""
+    outputs = run.graph.outputs[node]
+    values = run.values
+    if not isinstance(outputs, tuple):
+        if values[outputs] is MISSING:
+            values[outputs] = value
+            return None
+        return _produced_twice(run, node, outputs)
+    parts = _split(run, node, value)
+    if isinstance(parts, StepFailed):
+        return parts
+    for asset in outputs:
+        if values[asset] is not MISSING:
+            return _produced_twice(run, node, asset)
+    run.raw[node] = value
+    for asset, part in zip(outputs, parts, strict=True):
+        values[asset] = part
+    return None
+
+
+def _produced_twice(run: RunRecord, node: int, asset: int) -> StepFailed:
+    name = run.graph.nodes[node].name
+    others = [run.graph.nodes[index].name for index in run.graph.producers_of(asset)]
+    asset_name = next(key for key, number in run.graph.assets.items() if number == asset)
+    return StepFailed(
+        f"asset {asset_name!r} was produced by more than one of {', '.join(map(repr, others))}; "
+        "let their conditions exclude each other",
+        step=name,
+    )
+
+
+def _split(run: RunRecord, node: int, value: Any) -> list[Any] | StepFailed:
+    """The parts of a return value with several outputs, in their order."""
+    names = run.graph.nodes[node].asset_names
+    wanted = f"step {run.graph.nodes[node].name!r} declares the outputs {', '.join(names)}"
+    if isinstance(value, Mapping):
+        if set(value) == set(names):
+            return [value[name] for name in names]
+        found = f"a mapping with the keys {', '.join(map(str, value)) or 'none'}"
+    elif isinstance(value, tuple | list):
+        if len(value) == len(names):
+            return list(value)
+        found = f"{len(value)} values"
+    else:
+        found = f"a {type(value).__name__}"
+    return StepFailed(
+        f"{wanted} but returned {found}; return a tuple or list of {len(names)} values, or a "
+        "mapping with these keys",
+        step=run.graph.nodes[node].name,
+    )
+
+
+def let_go(run: RunRecord, node: int) -> None:
+    """Free the values that no other node needs, once ``node`` is done with its inputs."""
+    kept, consumers, graph = run.graph.kept, run.consumers, run.graph
+    if kept is None or consumers is None:
+        return
+    for asset in set(graph.slots[node]):
+        consumers[asset] -= 1
+    for asset in {*graph.slots[node], *graph.outputs_of(node)}:
+        if not consumers[asset] and asset not in kept and run.values[asset] is not MISSING:
+            run.values[asset] = FREED
+            for producer in graph.producers_of(asset):
+                run.raw.pop(producer, None)
+
+
+def failure_of(attempt: Attempt) -> tuple[int, BaseException]:
+    """The state and the error of an attempt that did not succeed."""
+    error = attempt.error
+    if attempt.stop is Stop.TIMEOUT:
+        timeout = StepTimeout(
+            f"step {attempt.name!r}, attempt {attempt.number}, took longer than its timeout of "
+            f"{_timeout_of(attempt):g} s; raise timeout=, or retry=",
+            step=attempt.name,
+            attempt=attempt.number,
+            timeout_seconds=_timeout_of(attempt),
+        )
+        timeout.__cause__ = error
+        return (ABANDONED if attempt.abandoned else TIMED_OUT), timeout
+    if attempt.abandoned:
+        return ABANDONED, StepCancelled(
+            f"step {attempt.name!r} ignored its cancel and was abandoned; it may still be running",
+            step=attempt.name,
+            attempt=attempt.number,
+        )
+    assert error is not None
+    if attempt.stop is Stop.CANCEL and isinstance(error, asyncio.CancelledError | StepCancelled):
+        cancelled = StepCancelled(
+            f"step {attempt.name!r} was cancelled", step=attempt.name, attempt=attempt.number
+        )
+        cancelled.__cause__ = error
+        return CANCELLED, cancelled
+    return FAILED, error
+
+
+def _timeout_of(attempt: Attempt) -> float:
+    return attempt.run.graph.nodes[attempt.node].step.timeout or 0.0
+
+
+def closing_states(run: RunRecord) -> Generator[list[tuple[int, int]]]:
+    """What becomes of the nodes that a stopped run did not come to, chunk by chunk.
+
+    Below a failure they are ``upstream_failed``, others ``cancelled``.
+    """
+    chunk: list[tuple[int, int]] = []
+    for node in run.graph.order:
+        if run.states[node] == WAITING:
+            below = any(run.states[parent] in _PASSED_ON for parent in run.graph.parents[node])
+            run.states[node] = UPSTREAM_FAILED if below else CANCELLED
+            chunk.append((node, run.states[node]))
+        if len(chunk) >= _CHUNK:
+            yield chunk
+            chunk = []
+    yield chunk
+

@@ -1,0 +1,275 @@
+"""What follows from an attempt that ended: its node's state, the next member, a retry."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from asyncflow import events
+from asyncflow.engine.attempt import Attempt, Phase, Stop
+from asyncflow.engine.outcome import failure_of, let_go, store
+from asyncflow.engine.record import RunRecord
+from asyncflow.engine.reporting import finish_fields
+from asyncflow.errors import StepFailed, text_of
+from asyncflow.states import (
+    CANCELLED,
+    FAILED,
+    RETRYING,
+    RUNNING,
+    SKIPPED,
+    SUCCEEDED,
+    WAITING,
+    RunState,
+    check_move,
+)
+
+if TYPE_CHECKING:
+    from asyncflow.engine.scheduler import Scheduler
+
+__all__ = ["Settlement"]
+
+
+class Settlement:
+    """Carries out the consequences of ended attempts for one scheduler."""
+
+    def __init__(self, scheduler: Scheduler, random: Random) -> None:
+        self._scheduler = scheduler
+        self._random = random
+
+    def settle(self, attempt: Attempt) -> None:
+        """An attempt's function or condition ended, whichever way."""
+        run = attempt.run
+        stopping = self._scheduler.stopping
+        if attempt.timer is not None:
+            stopping.drop_timer(attempt)
+        if attempt.abandoned:
+            stopping.settle_abandoned(attempt)
+            return
+        self._scheduler.in_flight -= 1
+        del run.in_flight[attempt.unit]
+        if attempt.phase is Phase.CONDITION:
+            self._settle_condition(attempt)
+        elif attempt.error is None and attempt.stop is not Stop.TIMEOUT:
+            self._succeed(attempt)
+        else:
+            self.fail(attempt)
+
+    def _succeed(self, attempt: Attempt) -> None:
+        run, node = attempt.run, attempt.node
+        attempt.error = store(run, node, attempt.value)
+        if attempt.error is not None:
+            self.fail(attempt)
+            return
+        run.started[node] = attempt.started
+        run.finished[node] = attempt.finished
+        if attempt.worker is not None:
+            run.workers[node] = attempt.worker.name
+        self._reach(run, node, SUCCEEDED)
+        self.next_member(attempt)
+
+    def _reach(self, run: RunRecord, node: int, state: int) -> None:
+        """A node reaches its final state, and those that waited for it wait for one less."""
+        if state != SUCCEEDED or run.states[node] != RUNNING:
+            check_move(run.graph.nodes[node].name, run.states[node], state)
+            run.blemished = True
+        run.states[node] = state
+        run.left -= 1
+        if run.consumers is not None:
+            let_go(run, node)
+        if run.stopping is None:
+            if run.frontier.finished(node):
+                self._scheduler.releasing.append(run)
+            if not run.queued and run.frontier.ready:
+                self._scheduler.queue(run)
+        if run.bus.listening:
+            run.bus.publish(events.NodeFinished, **finish_fields(run, node))
+        else:
+            run.bus.sequence += 1
+
+    def conclude(self, attempt: Attempt, state: int) -> None:
+        """End a node whose function does not run (again)."""
+        run, node = attempt.run, attempt.node
+        run.finished[node] = attempt.finished or self._scheduler.clock()
+        self._reach(run, node, state)
+
+    # -- units ---------------------------------------------------------------------------
+
+    def next_member(self, attempt: Attempt) -> None:
+        """Go on in the unit, or end it."""
+        following = self.following(attempt)
+        if following is not None:
+            self._scheduler.advance(following)
+
+    def following(self, attempt: Attempt) -> Attempt | None:
+        """The first try of the unit's next member; None, and the unit ends, if none is left."""
+        run, unit = attempt.run, attempt.unit
+        members = run.graph.units.members
+        position = attempt.position + 1
+        if members is None or position == len(members[unit]) or run.stopping is not None:
+            self.end_unit(attempt)
+            return None
+        following = self._scheduler.new_attempt(run, unit, members[unit][position])
+        following.position = position
+        _hand_over(attempt, following)
+        return following
+
+    def end_unit(self, attempt: Attempt) -> None:
+        """Give back what a unit holds."""
+        run = attempt.run
+        self.give_back(attempt)
+        if attempt.unit_announced:
+            if run.bus.listening:
+                run.bus.publish(events.UnitFinished, node=run.graph.unit_name(attempt.unit))
+            else:
+                run.bus.sequence += 1
+        if not run.left or run.stopping is not None:
+            self._scheduler.stopping.end_if_over(run)
+
+    def give_back(self, attempt: Attempt) -> None:
+        """Return the lease and the worker of an attempt's unit."""
+        if attempt.lease is not None:
+            self._scheduler.limiter.release(attempt.lease)
+            attempt.lease = None
+        if attempt.worker is not None:
+            if attempt.keep_worker and not attempt.abandoned:
+                self._scheduler.lanes[attempt.worker_lane].release(attempt.worker)
+            attempt.worker = None
+        if attempt.capped:
+            attempt.capped = False
+            attempt.run.capped -= 1
+
+    # -- conditions ----------------------------------------------------------------------
+
+    def _settle_condition(self, attempt: Attempt) -> None:
+        """The condition was evaluated: run, skip, or fail the node."""
+        if attempt.stop is Stop.CANCEL or attempt.run.stopping is not None:
+            self.end_unit(attempt)
+            return
+        wanted, error = False, attempt.error
+        if error is None:
+            try:
+                wanted = bool(attempt.value)
+            except Exception as ambiguous:
+                # The truth value of an array, say: the condition's fault like any other.
+                error = ambiguous
+        if error is not None:
+            self._fail_condition(attempt, error)
+        elif not wanted:
+            self.conclude(attempt, SKIPPED)
+            self.next_member(attempt)
+        else:
+            attempt.gated = True
+            attempt.phase = Phase.READY
+            attempt.started = attempt.finished = 0.0
+            attempt.value = None
+            self._scheduler.advance(attempt)
+
+    def _fail_condition(self, attempt: Attempt, error: BaseException) -> None:
+        failed = StepFailed(
+            f"the condition of step {attempt.name!r} raised {text_of(error)}; a condition "
+            "returns true or false",
+            step=attempt.name,
+        )
+        failed.__cause__ = error
+        self._end_failed(attempt, FAILED, failed)
+
+    # -- failures ------------------------------------------------------------------------
+
+    def fail(self, attempt: Attempt) -> None:
+        """An attempt did not succeed: try again, or end its node."""
+        run = attempt.run
+        state, error = failure_of(attempt)
+        if isinstance(error, KeyboardInterrupt) and attempt.lane.name == "inline":
+            # It may well be the user's: Ctrl-C while a step was on the main thread.
+            self._scheduler.stopping.stop(run, RunState.CANCELLED, "interrupted")
+            self._end_failed(attempt, state, error)
+        elif state == CANCELLED or run.stopping is not None or not self._retry(attempt, error):
+            self._end_failed(attempt, state, error)
+
+    def _end_failed(self, attempt: Attempt, state: int, error: BaseException) -> None:
+        run, node = attempt.run, attempt.node
+        run.errors[node] = error
+        run.started[node] = attempt.started
+        if attempt.worker is not None:
+            run.workers[node] = attempt.worker.name
+        self.conclude(attempt, state)
+        if state != CANCELLED and run.fail_fast and run.stopping is None:
+            reason = f"step {attempt.name!r} failed: {text_of(error)}"
+            self._scheduler.stopping.stop(run, RunState.FAILED, reason)
+        if attempt.abandoned:
+            # The lease stays booked, and the worker lost, until the function really ends.
+            self._go_on_without(attempt)
+        else:
+            self.next_member(attempt)
+
+    def _go_on_without(self, attempt: Attempt) -> None:
+        """The rest of a unit whose member was abandoned starts over, with a new worker."""
+        heir = self._scheduler.new_attempt(attempt.run, attempt.unit, attempt.node)
+        heir.position = attempt.position
+        heir.unit_announced = attempt.unit_announced
+        self.next_member(heir)
+
+    def refuse(self, attempt: Attempt, state: int) -> None:
+        """Fail an attempt that cannot even start; ``attempt.error`` says why."""
+        assert attempt.error is not None
+        self._end_failed(attempt, state, attempt.error)
+
+    def _retry(self, attempt: Attempt, error: BaseException) -> bool:
+        """Set up the next try, if the policy wants one."""
+        run, node = attempt.run, attempt.node
+        policy = run.graph.nodes[node].step.retry
+        try:
+            if not policy.wants(error, attempt.number):
+                return False
+        except Exception as broken:
+            error.add_note(f"the retry predicate of the step raised {text_of(broken)}")
+            return False
+        delay = policy.delay_seconds(error, attempt.number, self._random)
+        following = self._scheduler.new_attempt(run, attempt.unit, node)
+        following.position, following.gated = attempt.position, True
+        following.number = attempt.number + 1
+        following.unit_announced = attempt.unit_announced
+        following.previous_error = error
+        run.states[node] = RETRYING
+        run.blemished = True
+        if not attempt.abandoned:
+            self._keep_for_retry(attempt, following)
+        if run.bus.listening:
+            run.bus.publish(
+                events.NodeRetrying,
+                node=attempt.name,
+                attempt=attempt.number,
+                delay_seconds=delay,
+                error=text_of(error),
+            )
+        else:
+            run.bus.sequence += 1
+        self._scheduler.park(following, Phase.BACKOFF)
+        self._scheduler.stopping.set_timer(following, delay, self._resume)
+        return True
+
+    def _keep_for_retry(self, attempt: Attempt, following: Attempt) -> None:
+        """A node alone gives back everything while it waits; a group only its CPUs."""
+        if len(attempt.run.graph.units.members_of(attempt.unit)) == 1:
+            self.give_back(attempt)
+            return
+        _hand_over(attempt, following)
+        if following.lease is not None and following.lease.cpu_millis:
+            self._scheduler.limiter.lend_cpus(following.lease)
+
+    def _resume(self, attempt: Attempt) -> None:
+        """The back-off is over."""
+        self._scheduler.stopping.drop_timer(attempt)
+        self._scheduler.unpark(attempt)
+        self._scheduler.resumed.append(attempt)
+        self._scheduler.wake()
+
+
+def _hand_over(attempt: Attempt, following: Attempt) -> None:
+    """What a unit holds goes on to its next attempt."""
+    following.lease, attempt.lease = attempt.lease, None
+    following.worker, attempt.worker = attempt.worker, None
+    following.worker_lane = attempt.worker_lane
+    following.capped, attempt.capped = attempt.capped, False
+    following.keep_worker = attempt.keep_worker
+    following.unit_announced = attempt.unit_announced

@@ -1,0 +1,209 @@
+"""Ending things: timeouts, cancels, abandoned attempts, the end of a run, and stalls."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+from asyncflow import events
+from asyncflow.engine.attempt import Attempt, Phase, Stop
+from asyncflow.engine.outcome import closing_states
+from asyncflow.engine.record import RunRecord
+from asyncflow.engine.reporting import finish_fields
+from asyncflow.errors import CapacityError
+from asyncflow.states import CANCELLED, FAILED, FAILURES, RunState
+
+if TYPE_CHECKING:
+    from asyncflow.engine.scheduler import Scheduler
+
+__all__ = ["Stopping"]
+
+
+class Stopping:
+    """Stops attempts and runs of one scheduler.
+
+    Args:
+        grace_seconds: how long a cancelled attempt may take to end before it is abandoned.
+        max_abandoned: a run with more abandoned attempts than this fails.
+    """
+
+    def __init__(self, scheduler: Scheduler, *, grace_seconds: float, max_abandoned: int) -> None:
+        self._scheduler = scheduler
+        self._grace_seconds = grace_seconds
+        self._max_abandoned = max_abandoned
+        self._closing: deque[tuple[RunRecord, Generator[list[tuple[int, int]]]]] = deque()
+
+    # -- timers --------------------------------------------------------------------------
+
+    def set_timer(
+        self, attempt: Attempt, seconds: float, then: Callable[[Attempt], None]
+    ) -> None:
+        """One timer for each attempt: its timeout, its grace or its back-off."""
+        self._scheduler.timers += 1
+        attempt.timer = self._scheduler.loop.call_later(seconds, then, attempt)
+
+    def drop_timer(self, attempt: Attempt) -> None:
+        """Forget an attempt's timer, whether it has gone off or not."""
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+            attempt.timer = None
+            self._scheduler.timers -= 1
+
+    def set_timeout(self, attempt: Attempt, seconds: float) -> None:
+        """End an attempt that takes longer."""
+        self.set_timer(attempt, seconds, self._time_out)
+
+    def _time_out(self, attempt: Attempt) -> None:
+        self._tell_to_stop(attempt, Stop.TIMEOUT)
+
+    # -- attempts ------------------------------------------------------------------------
+
+    def _tell_to_stop(self, attempt: Attempt, why: Stop) -> None:
+        """Cancel, and abandon what has not ended after the grace period."""
+        if attempt.stop is not Stop.NONE:
+            return
+        attempt.stop = why
+        attempt.cancel_requested = True
+        self.drop_timer(attempt)
+        self.set_timer(attempt, self._grace_seconds, self._abandon)
+        attempt.lane.cancel(attempt)
+
+    def _abandon(self, attempt: Attempt) -> None:
+        """An attempt ignored its cancel: go on without it; its capacity stays booked."""
+        self.drop_timer(attempt)
+        run = attempt.run
+        attempt.abandoned = True
+        attempt.lane.abandon(attempt)
+        del run.in_flight[attempt.unit]
+        self._scheduler.in_flight -= 1
+        run.abandoned[attempt] = None
+        if attempt.phase is Phase.CONDITION:
+            self._scheduler.settlement.end_unit(attempt)
+        else:
+            self._scheduler.settlement.fail(attempt)
+        if len(run.abandoned) > self._max_abandoned:
+            names = ", ".join(sorted(repr(other.name) for other in run.abandoned))
+            self.stop(run, RunState.FAILED, f"too many steps ignored their cancel: {names}")
+        self._scheduler.wake()
+
+    def settle_abandoned(self, attempt: Attempt) -> None:
+        """An abandoned attempt ended after all: its capacity is free again."""
+        attempt.run.abandoned.pop(attempt, None)
+        self._scheduler.settlement.give_back(attempt)
+
+    # -- runs ----------------------------------------------------------------------------
+
+    def stop(self, run: RunRecord, state: RunState, reason: str) -> None:
+        """Start nothing more of a run and cancel what runs; it ends in ``state``."""
+        if run.stopping is not None or run.is_over:
+            return
+        run.stopping = reason
+        run.stop_state = state
+        run.frontier.clear()
+        for attempt in list(run.parked.values()):
+            self._drop_parked(attempt)
+        for attempt in list(run.in_flight.values()):
+            self._tell_to_stop(attempt, Stop.CANCEL)
+        self.end_if_over(run)
+        self._scheduler.wake()
+
+    def _drop_parked(self, attempt: Attempt) -> None:
+        run = attempt.run
+        if attempt.phase is Phase.CAPACITY:
+            self._scheduler.limiter.withdraw(attempt)
+        elif attempt.phase is Phase.LANE:
+            for backlog in run.backlog.values():
+                backlog.clear()
+        self.drop_timer(attempt)
+        self._scheduler.unpark(attempt)
+        self.cancel_waiting(attempt)
+
+    def cancel_waiting(self, attempt: Attempt) -> None:
+        """End an attempt that was not running when its run was stopped."""
+        run, node = attempt.run, attempt.node
+        if attempt.previous_error is not None:
+            run.errors[node] = attempt.previous_error
+            self._scheduler.settlement.conclude(attempt, CANCELLED)
+        self._scheduler.settlement.end_unit(attempt)
+
+    def end_if_over(self, run: RunRecord) -> None:
+        """End a run of which nothing is left, or nothing will run any more."""
+        if run.is_over or run.closing or not run.begun:
+            return
+        if not run.left:
+            self._end(run)
+        elif run.stopping is not None and not run.in_flight and not run.parked:
+            run.closing = True
+            self._closing.append((run, closing_states(run)))
+            self._scheduler.wake()
+
+    def close_some(self) -> bool:
+        """Settle a chunk of the nodes that a stopped run did not come to."""
+        if not self._closing:
+            return False
+        run, states = self._closing[0]
+        chunk = next(states, None)
+        if chunk is None:
+            self._closing.popleft()
+            self._end(run)
+        elif run.bus.listening:
+            for node, _ in chunk:
+                run.bus.publish(events.NodeFinished, **finish_fields(run, node))
+        else:
+            run.bus.count(len(chunk))
+        return True
+
+    def _end(self, run: RunRecord) -> None:
+        run.ended_at = self._scheduler.clock()
+        run.state = self._final_state(run)
+        run.left = 0
+        self._scheduler.runs.pop(run.run_id, None)
+        run.bus.publish(
+            events.RunFinished,
+            state=run.state,
+            duration_seconds=run.ended_at - run.began_at,
+            reason=run.stopping or "",
+            abandoned=tuple(attempt.name for attempt in run.abandoned),
+        )
+        run.bus.close()
+        for callback in run.on_end:
+            callback(run)
+
+    def _final_state(self, run: RunRecord) -> RunState:
+        if run.stopping is not None:
+            return run.stop_state
+        # bytes.translate deletes in C: 100,000 states take microseconds.
+        failed = len(run.states) - len(run.states.translate(None, bytes(FAILURES)))
+        return RunState.FAILED if failed else RunState.SUCCEEDED
+
+    # -- the backstop --------------------------------------------------------------------
+
+    def break_stall(self) -> None:
+        """Nothing runs and no timer is set, yet something waits: fail it rather than hang.
+
+        The youngest request for capacity fails and names who holds what it wants. A run
+        that waits for nothing at all is a fault of the engine, and ends saying so.
+        """
+        for run in list(self._scheduler.runs.values()):
+            waiting = [a for a in run.parked.values() if a.phase is Phase.CAPACITY]
+            if waiting:
+                self._fail_request(waiting[-1])
+            elif run.begun and not run.is_over and not run.closing:
+                names = [run.graph.nodes[i].name for i in range(len(run.graph)) if not run.is_final(i)]
+                self.stop(
+                    run,
+                    RunState.FAILED,
+                    f"asyncflow lost track of {', '.join(map(repr, names[:5]))} of {len(names)} "
+                    "steps that neither run nor can start; please report this fault",
+                )
+
+    def _fail_request(self, attempt: Attempt) -> None:
+        story = self._scheduler.limiter.explain(attempt)
+        self._scheduler.limiter.withdraw(attempt)
+        self._scheduler.unpark(attempt)
+        attempt.error = CapacityError(
+            f"step {attempt.name!r} can never start: nothing else runs, and {story}"
+        )
+        self._scheduler.settlement.refuse(attempt, FAILED)
+        self._scheduler.wake()

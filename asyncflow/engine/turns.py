@@ -1,0 +1,327 @@
+"""Who is next: the order of waiting requests, fair between owners and free of starvation.
+
+**Turns.** A waiting request has a turn: a round, then its arrival. Each request of an owner
+gets a later round than the one before it, and no round earlier than the one being served, so
+owners take turns one by one and a lone owner is served in order of arrival.
+
+**Overtaking.** A request that fits may be granted before earlier ones that do not. Each of
+those has then been overtaken once; a request that was overtaken `max_overtakes` times closes
+the line behind it until it is granted, so that no stream of small requests starves a large one.
+
+**Nests.** A nested request belongs to work that already holds capacity. It takes its owner's
+next turn and moves the owner's other requests back by one round, so that what was started ends
+before more is started. A closed line lets it through, and passing does not count: the request
+that closed the line may be waiting for what the work above the nested one holds.
+
+**CPUs taken back** come before everything and close the line for nests too: whoever holds CPUs
+runs, so these turns always come, and until then the holder keeps its memory from all others.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import NamedTuple
+
+from asyncflow.engine.capacity import Demand, Lease
+
+__all__ = ["Line", "Queue", "Turn"]
+
+_OWNERS_BEFORE_SWEEP = 64
+_NO_ROUND = -1
+
+
+class Turn(NamedTuple):
+    """A place in the order: earlier rounds first, then earlier arrivals."""
+
+    round: int
+    arrival: int
+
+    def moved(self, rounds: int) -> Turn:
+        """Return the turn so many rounds later."""
+        return Turn(self.round + rounds, self.arrival)
+
+
+_FIRST = Turn(_NO_ROUND, 0)
+
+
+def _no_rounds() -> dict[bool, int]:
+    return {False: _NO_ROUND, True: _NO_ROUND}
+
+
+@dataclass(eq=False, slots=True)
+class _Owner:
+    """How far one owner has come.
+
+    `last` and `granted` are the latest rounds given and granted, for requests that are nested
+    (True) and not (False). `back` counts the rounds that nests moved the others back by.
+    """
+
+    name: Hashable
+    back: int = 0
+    last: dict[bool, int] = field(default_factory=_no_rounds)
+    granted: dict[bool, int] = field(default_factory=_no_rounds)
+    queues: dict[tuple[Demand, bool], Queue] = field(default_factory=dict)
+
+    def next_round(self, nested: bool, served: int) -> int:
+        own = self.last[True] if nested else max(self.last.values())
+        return max(served, own + 1)
+
+    def queues_of(self, nested: bool) -> list[Queue]:
+        return [queue for (_, kind), queue in self.queues.items() if kind is nested]
+
+
+@dataclass(eq=False, slots=True)
+class Queue:
+    """Waiting requests of one owner for one demand, in order of arrival: only the head competes.
+
+    `turns` and `overtaken_by` are counted without the owner's `back`, so that moving a queue
+    back need not touch them. `turn` is the head's, as it is listed. `wanted` is what a grant
+    takes. `lease` is set if this is the one request to take that lease's CPUs back.
+    """
+
+    owner: _Owner
+    demand: Demand
+    wanted: Demand
+    nested: bool
+    lease: Lease | None = None
+    turn: Turn = _FIRST
+    turns: OrderedDict[Hashable, Turn] = field(default_factory=OrderedDict)
+    overtaken_by: list[Turn] = field(default_factory=list)
+
+    @property
+    def back(self) -> int:
+        """Rounds to add to the turns kept here."""
+        return 0 if self.nested else self.owner.back
+
+    @property
+    def head(self) -> Hashable:
+        """The ticket that competes."""
+        return next(iter(self.turns))
+
+    def turn_of(self, ticket: Hashable) -> Turn:
+        """Return the turn of one of the tickets waiting here."""
+        return self.turns[ticket].moved(self.back)
+
+    def note_overtake(self, turn: Turn) -> None:
+        """Remember that a grant of this turn overtook the head."""
+        self.overtaken_by.append(turn.moved(-self.back))
+
+    def forget_lesser_overtakes(self) -> None:
+        """Keep, for a new head, only the grants that overtook it as well."""
+        turn = self.turns[self.head]
+        self.overtaken_by = [other for other in self.overtaken_by if other > turn]
+
+
+_by_turn = attrgetter("turn")
+
+
+class Line:
+    """All waiting requests, in the order of their turns.
+
+    Finding the next one costs as much as there are distinct demands, however many wait.
+
+    Parameters:
+        max_overtakes: how often a request may be overtaken before it closes the line.
+    """
+
+    def __init__(self, max_overtakes: int) -> None:
+        self.max_overtakes = max_overtakes
+        self.heads: list[Queue] = []  # by turn; a queue is in here exactly while it has turns
+        self._waiting: dict[Hashable, Queue] = {}
+        self._owners: dict[Hashable, _Owner] = {}
+        self._sweep_owners_at = _OWNERS_BEFORE_SWEEP
+        self._nested_waiting = 0
+        self._arrivals = 0
+        self._latest_round = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def queue_of(self, ticket: Hashable) -> Queue | None:
+        """Return the queue a ticket waits in, None if it does not wait."""
+        return self._waiting.get(ticket)
+
+    def tickets(self) -> list[Hashable]:
+        """Return all waiting tickets in the order of their turns."""
+        turns = {ticket: queue.turn_of(ticket) for ticket, queue in self._waiting.items()}
+        return sorted(turns, key=turns.__getitem__)
+
+    def tickets_of(self, owner: Hashable) -> list[Hashable]:
+        """Return an owner's waiting tickets."""
+        return [ticket for ticket, queue in self._waiting.items() if queue.owner.name == owner]
+
+    # -------------------------------------------------------- joining, leaving
+
+    def join(self, ticket: Hashable, demand: Demand, owner: Hashable, *, nested: bool) -> bool:
+        """Add a request; return whether it is the head of its queue."""
+        account = self._owner(owner)
+        turn = self._next_turn(account, nested)
+        queue = account.queues.get((demand, nested))
+        if queue is None:
+            queue = account.queues[demand, nested] = Queue(account, demand, demand, nested)
+        return self._append(queue, ticket, turn.moved(-queue.back))
+
+    def join_first(
+        self, ticket: Hashable, wanted: Demand, owner: Hashable, *, lease: Lease
+    ) -> None:
+        """Add the request of a lease to take its CPUs back."""
+        queue = Queue(self._owner(owner), wanted, wanted, True, lease)
+        self._arrivals += 1
+        self._append(queue, ticket, _FIRST._replace(arrival=self._arrivals))
+
+    def leave(self, ticket: Hashable) -> Queue:
+        """Remove a request; return the queue it waited in."""
+        queue = self._waiting.pop(ticket)
+        headed = queue.head == ticket
+        if headed:
+            self._unlist(queue)
+        del queue.turns[ticket]
+        self._nested_waiting -= queue.nested
+        if not queue.turns:
+            self._retire(queue)
+        elif headed:
+            queue.forget_lesser_overtakes()
+            self._list(queue)
+        return queue
+
+    def leave_granted(self, queue: Queue) -> Hashable:
+        """Remove the head of a queue because it was granted; return its ticket."""
+        for earlier in self.heads[: self._place(queue)]:
+            if not queue.nested or earlier.lease is not None:
+                earlier.note_overtake(queue.turn)
+        if queue.lease is None:
+            granted, round_ = queue.owner.granted, queue.turn.round
+            granted[queue.nested] = max(granted[queue.nested], round_)
+            self._latest_round = max(self._latest_round, round_)
+        ticket = queue.head
+        self.leave(ticket)
+        return ticket
+
+    def _append(self, queue: Queue, ticket: Hashable, turn: Turn) -> bool:
+        self._waiting[ticket] = queue
+        queue.turns[ticket] = turn
+        self._nested_waiting += queue.nested
+        if len(queue.turns) > 1:
+            return False
+        self._list(queue)
+        return True
+
+    def _retire(self, queue: Queue) -> None:
+        if queue.lease is not None:
+            return
+        account, nested = queue.owner, queue.nested
+        del account.queues[queue.demand, nested]
+        if not account.queues_of(nested):
+            # Rounds that were withdrawn, not granted, must not count against the owner.
+            account.last[nested] = account.granted[nested]
+
+    def _list(self, queue: Queue) -> None:
+        queue.turn = queue.turn_of(queue.head)
+        insort(self.heads, queue, key=_by_turn)
+
+    def _unlist(self, queue: Queue) -> None:
+        del self.heads[self._place(queue)]
+
+    def _place(self, queue: Queue) -> int:
+        return bisect_left(self.heads, queue.turn, key=_by_turn)
+
+    # ----------------------------------------------------------------- rounds
+
+    def _owner(self, name: Hashable) -> _Owner:
+        account = self._owners.get(name)
+        if account is None:
+            if len(self._owners) >= self._sweep_owners_at:
+                self._sweep_owners()
+            account = self._owners[name] = _Owner(name)
+        return account
+
+    def _sweep_owners(self) -> None:
+        """Drop owners whose past no longer counts, or a long-lived line would only grow."""
+        served = self._round_served()
+        waiting = {queue.owner for queue in self.heads}
+        for account in list(self._owners.values()):
+            if account not in waiting and max(account.granted.values()) < served:
+                del self._owners[account.name]
+        self._sweep_owners_at = max(_OWNERS_BEFORE_SWEEP, 2 * len(self._owners))
+
+    def _round_served(self) -> int:
+        """Return the round a newcomer joins: that of the last grants, unless older ones wait."""
+        for queue in self.heads:
+            if queue.lease is None:
+                return min(queue.turn.round, self._latest_round)
+        return self._latest_round
+
+    def _next_turn(self, account: _Owner, nested: bool) -> Turn:
+        round_ = account.next_round(nested, self._round_served())
+        account.last[nested] = round_
+        if nested:
+            self._move_back(account)
+        self._arrivals += 1
+        return Turn(round_, self._arrivals)
+
+    def _move_back(self, account: _Owner) -> None:
+        """Move an owner's requests outside nests back by one round."""
+        queues = account.queues_of(nested=False)
+        if not queues:
+            return
+        for queue in queues:
+            self._unlist(queue)
+        account.back += 1
+        account.last[False] += 1
+        for queue in queues:
+            self._list(queue)
+
+    # ------------------------------------------------------------- overtaking
+
+    def candidates(self) -> Iterator[Queue]:
+        """Yield the queues whose heads may be granted, in order, until one of them is."""
+        closed = False
+        for queue in self.heads:
+            if closed and not queue.nested:
+                continue
+            yield queue
+            closed = closed or self.is_closing(queue)
+            if closed and (queue.lease is not None or not self._nested_waiting):
+                return
+
+    def is_closing(self, queue: Queue) -> bool:
+        """Return whether the head of a queue has been overtaken as often as is allowed."""
+        return len(queue.overtaken_by) >= self.max_overtakes
+
+    def closed_by(self, ticket: Hashable) -> Hashable | None:
+        """Return the ticket that has to be granted before this one may be; None if none has."""
+        queue = self._waiting[ticket]
+        turn = queue.turn_of(ticket)
+        for earlier in self.heads:
+            if earlier.turn >= turn:
+                return None
+            if self.is_closing(earlier) and (not queue.nested or earlier.lease is not None):
+                return earlier.head
+        return None
+
+    def count_before(self, ticket: Hashable) -> int:
+        """Return how many requests have an earlier turn."""
+        turn = self._waiting[ticket].turn_of(ticket)
+        return sum(queue.turn_of(other) < turn for other, queue in self._waiting.items())
+
+    def validate(self) -> None:
+        """Check that all is in order; for tests.
+
+        Raises:
+            AssertionError: if it is not.
+        """
+        listed = [queue.turn for queue in self.heads]
+        assert listed == sorted(set(listed)), "heads out of order"
+        assert set(self.heads) == set(self._waiting.values())
+        assert sum(len(queue.turns) for queue in self.heads) == len(self._waiting)
+        assert sum(queue.nested for queue in self._waiting.values()) == self._nested_waiting
+        for queue in self.heads:
+            turns = list(queue.turns.values())
+            assert turns == sorted(turns), f"a queue of {queue.owner.name!r} is out of order"
+            assert queue.turn == queue.turn_of(queue.head)
+            assert all(other > turns[0] for other in queue.overtaken_by)
+            assert len(queue.overtaken_by) <= self.max_overtakes

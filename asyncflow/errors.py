@@ -1,0 +1,134 @@
+"""The exceptions asyncflow raises, and when.
+
+::
+
+    AsyncflowError
+    ├── GraphError          a pipeline, its inputs or its wiring is wrong (also a ValueError)
+    ├── CapacityError       the machine or runtime cannot give what a step asks for
+    ├── RunTimeout          a run took longer than ``run(timeout=…)``
+    └── StepFailed          a step raised
+        ├── StepTimeout     an attempt ran longer than the step's timeout (also a TimeoutError)
+        ├── StepSkipped     a value was asked of a step that was skipped
+        ├── StepCancelled   a value was asked of a step that was cancelled
+        └── DependencyError a step could not run because one above it failed
+
+Every error pickles and keeps its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = [
+    "AsyncflowError",
+    "CapacityError",
+    "DependencyError",
+    "GraphError",
+    "RunTimeout",
+    "StepCancelled",
+    "StepFailed",
+    "StepSkipped",
+    "StepTimeout",
+]
+
+
+def _rebuild(cls: type[AsyncflowError], args: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class AsyncflowError(Exception):
+    """The root of every error that asyncflow itself raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class GraphError(AsyncflowError, ValueError):
+    """A pipeline is wrong: wiring, names, parameters or inputs (also a ValueError).
+
+    ``problems`` lists every fault that was found, one sentence each, so that all of
+    them can be mended at once.
+    """
+
+    problems: tuple[str, ...]
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class CapacityError(AsyncflowError):
+    """What a step asks for can never be granted here; the message names both sides."""
+
+
+class RunTimeout(AsyncflowError, TimeoutError):
+    """A run was cancelled because it took longer than ``timeout`` seconds.
+
+    ``result`` is the :class:`PipelineResult` of what was done until then.
+    """
+
+    result: Any = None
+
+    def __init__(self, message: str, *, run_id: str = "", timeout_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.timeout_seconds = timeout_seconds
+
+
+class StepFailed(AsyncflowError):
+    """A step failed; ``__cause__`` is what it raised, ``step`` its name in the pipeline."""
+
+    def __init__(self, message: str, *, step: str = "", attempt: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
+        self.attempt = attempt
+
+
+class StepTimeout(StepFailed, TimeoutError):
+    """An attempt ran longer than its step's ``timeout``."""
+
+    def __init__(
+        self, message: str, *, step: str = "", attempt: int = 0, timeout_seconds: float = 0.0
+    ) -> None:
+        super().__init__(message, step=step, attempt=attempt)
+        self.timeout_seconds = timeout_seconds
+
+
+class StepSkipped(StepFailed):
+    """The value of a skipped step was asked for."""
+
+
+class StepCancelled(StepFailed):
+    """The value of a cancelled or abandoned step was asked for, or it was told to stop."""
+
+
+class DependencyError(StepFailed):
+    """A step did not run because ``ancestor`` above it failed."""
+
+    def __init__(
+        self, message: str, *, step: str = "", attempt: int = 0, ancestor: str = ""
+    ) -> None:
+        super().__init__(message, step=step, attempt=attempt)
+        self.ancestor = ancestor
+
+
+# A step may raise an exception that carries megabytes of text.
+_LONGEST_TEXT = 2000
+
+
+def text_of(error: BaseException | None) -> str:
+    """Type and message of an exception, also of one that cannot be printed."""
+    if error is None:
+        return ""
+    try:
+        message = str(error)
+    except Exception as unprintable:
+        message = f"(its text cannot be shown: str() raised {type(unprintable).__name__})"
+    if len(message) > _LONGEST_TEXT:
+        message = f"{message[:_LONGEST_TEXT]}… ({len(message) - _LONGEST_TEXT} more characters)"
+    name = type(error).__name__
+    return f"{name}: {message}" if message else name

@@ -1,0 +1,1 @@
+"""The graph of a pipeline: wiring, validation, order, groups, plan and drawing."""

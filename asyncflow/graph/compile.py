@@ -1,0 +1,166 @@
+"""Building: from nodes to a :class:`Graph` with every fault found on the way.
+
+The build is a generator that pauses every few hundred nodes, so that ``await run()`` of
+100,000 steps leaves the caller's event loop free; :func:`compile_graph` runs it through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from asyncflow.errors import GraphError
+from asyncflow.graph.advice import advise
+from asyncflow.graph.graph import Graph
+from asyncflow.graph.grouping import Group, Units, make_units
+from asyncflow.graph.node import Node
+from asyncflow.graph.order import children_of, find_cycles, topological_order
+from asyncflow.graph.wiring import CHUNK, Wiring, nearest, wire
+
+__all__ = ["Blueprint", "building", "compile_graph"]
+
+
+class Blueprint(msgspec.Struct, frozen=True):
+    """What a graph is built from.
+
+    Args:
+        name: of the pipeline.
+        nodes: in order of declaration.
+        inputs: names of declared run inputs → their types (``object`` for any); None
+            where none are declared and whatever nothing else fills is one.
+        outputs: assets or nodes whose values a result keeps; None for all.
+        context: values that parameters find by name.
+        groups: what is said about groups as a whole.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    inputs: Mapping[str, Any] | None = None
+    outputs: tuple[str, ...] | None = None
+    context: Mapping[str, Any] = {}
+    groups: Mapping[str, Group] = {}
+
+
+def compile_graph(blueprint: Blueprint) -> Graph:
+    """Build in one go.
+
+    Raises:
+        GraphError: the pipeline is wrong; ``problems`` has every fault.
+    """
+    steps = building(blueprint)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            graph: Graph = done.value
+            return graph
+
+
+def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
+    """Build bit by bit; the graph is the generator's return value."""
+    problems: list[str] = []
+    nodes = blueprint.nodes
+    yield from _check_nodes(nodes, problems)
+    offered = set(blueprint.inputs or ()) | set(blueprint.context)
+    wiring = yield from wire(nodes, offered, problems)
+    _check_outside(blueprint, wiring, problems)
+    _check_names(blueprint, wiring, problems)
+    children = yield from children_of(wiring.parents)
+    labels = [node.step.execution_group for node in nodes]
+    order = yield from topological_order(wiring.parents, children, labels if any(labels) else None)
+    if len(order) < len(nodes):
+        _report_cycles(nodes, wiring, order, problems)
+    units = yield from make_units(nodes, order, blueprint.groups, problems)
+    warnings = yield from _check_devices(nodes, units, problems)
+    if problems:
+        _refuse(blueprint, problems)
+    warnings.extend(advise(nodes, order, wiring.parents, units))
+    return (yield from Graph.assemble(blueprint, wiring, order, children, units, tuple(warnings)))
+
+
+def _refuse(blueprint: Blueprint, problems: list[str]) -> None:
+    raise GraphError([f"pipeline {blueprint.name!r}: {problem}" for problem in problems])
+
+
+def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None]:
+    checked: set[int] = set()
+    for index, node in enumerate(nodes):
+        if not index % CHUNK:
+            yield
+        if id(node.step) in checked:
+            continue
+        checked.add(id(node.step))
+        if node.step.is_generator:
+            problems.append(
+                f"step {node.name!r} is a generator function, which cannot be a step; return a "
+                "list, or yield inside a function that the step calls"
+            )
+
+
+def _check_outside(blueprint: Blueprint, wiring: Wiring, problems: list[str]) -> None:
+    """With declared inputs, every parameter must be filled by something that is known."""
+    if blueprint.inputs is None:
+        return
+    for name, (has_default, index) in wiring.outside.items():
+        if not has_default and name not in blueprint.inputs and name not in blueprint.context:
+            known = [*blueprint.inputs, *blueprint.context, *wiring.assets.numbers]
+            problems.append(
+                f"parameter {name!r} of step {blueprint.nodes[index].name!r} is filled by nothing: "
+                "no params, asset, declared input or context has that name" + nearest(name, known)
+            )
+
+
+def _check_names(blueprint: Blueprint, wiring: Wiring, problems: list[str]) -> None:
+    for name in blueprint.outputs or ():
+        if name not in wiring.assets.numbers and name not in wiring.index:
+            problems.append(
+                f"outputs= names {name!r}, which is no asset and no step"
+                + nearest(name, [*wiring.assets.numbers, *wiring.index])
+            )
+    labels = {node.step.execution_group for node in blueprint.nodes} if blueprint.groups else ()
+    for label in blueprint.groups:
+        if label not in labels:
+            known = [known for known in labels if known]
+            problems.append(
+                f"groups= names {label!r}, but no step has that execution_group"
+                + nearest(label, known)
+            )
+
+
+def _report_cycles(
+    nodes: Sequence[Node], wiring: Wiring, order: Sequence[int], problems: list[str]
+) -> None:
+    for cycle in find_cycles(wiring.parents, order):
+        names = [nodes[index].name for index in cycle]
+        if len(names) == 1:
+            problems.append(f"step {names[0]!r} depends on itself; rename its output or its input")
+            continue
+        if len(names) > 8:
+            names = [*names[:4], f"… {len(names) - 7} more …", *names[-3:]]
+        path = " → ".join([*names, names[0]])
+        problems.append(f"these steps wait for each other: {path}; cut one of the links")
+
+
+def _check_devices(
+    nodes: Sequence[Node], units: Units, problems: list[str]
+) -> Generator[None, None, list[str]]:
+    """A step that asks for a GPU must be told which one is its own."""
+    warnings: list[str] = []
+    for index, node in enumerate(nodes):
+        if not index % CHUNK:
+            yield
+        step = node.step
+        if step.resources is None or step.resources.gpu is None:
+            continue
+        if any(parameter.wants_context for parameter in step.parameters):
+            continue
+        lane = units.lanes[units.of_node[index]]
+        sentence = (
+            f"step {node.name!r} asks for a GPU in the {lane} lane, where nothing tells it which "
+            "device is its own; take a StepContext parameter and use its lease.gpu_ids"
+        )
+        chosen = step.lane is not None or step.is_coroutine
+        (problems if chosen else warnings).append(sentence)
+    return warnings

@@ -1,0 +1,203 @@
+"""Pictures of a graph: rails for a terminal, Mermaid for pages, DOT for Graphviz."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from asyncflow.errors import GraphError
+from asyncflow.graph.graph import Graph
+from asyncflow.graph.rails import draw_rails, fits_rails
+
+__all__ = ["draw"]
+
+# A larger picture says less than its outline.
+_MOST_STEPS = 200
+_NAMES_PER_LEVEL = 5
+_MOST_LEVELS = 60
+_FIRST_LEVELS = 50
+
+
+def draw(graph: Graph, format: str) -> str:
+    """A picture of a graph; the same graph always gives the same text.
+
+    Args:
+        graph: a built pipeline.
+        format: ``"text"`` (for a terminal; above 200 steps one line per level),
+            ``"mermaid"`` or ``"dot"``.
+
+    Raises:
+        GraphError: there is no such format.
+    """
+    known = {"text": _draw_text, "mermaid": _draw_mermaid, "dot": _draw_dot}
+    if format not in known:
+        names = ", ".join(map(repr, known))
+        raise GraphError(f"there is no drawing format {format!r}; the formats are {names}")
+    return known[format](graph)
+
+
+# -- what there is to draw -------------------------------------------------------------
+
+
+class _Edge(msgspec.Struct, frozen=True):
+    """One line of a picture; without assets it only says what comes first."""
+
+    start: int
+    end: int
+    assets: tuple[str, ...]
+
+    def label(self, graph: Graph) -> str:
+        """The assets that go along it, but for one named as the node it comes from."""
+        return ", ".join(name for name in self.assets if name != graph.nodes[self.start].name)
+
+
+def _edges(graph: Graph) -> Iterator[_Edge]:
+    names = list(graph.assets)
+    for index, parents in enumerate(graph.parents):
+        carried: dict[int, list[str]] = {parent: [] for parent in parents}
+        for slot in dict.fromkeys(graph.slots[index]):
+            for producer in graph.producers_of(slot):
+                carried[producer].append(names[slot])
+        for parent, assets in carried.items():
+            yield _Edge(parent, index, tuple(assets))
+
+
+def _label(graph: Graph, index: int) -> str:
+    node = graph.nodes[index]
+    return f"{node.name} ?" if index in graph.conditions else node.name
+
+
+def _clusters(graph: Graph) -> Iterator[tuple[str | None, Sequence[int]]]:
+    """The groups by name with their nodes; then the nodes that are in none."""
+    for unit, group in graph.units.groups.items():
+        yield group.group_name, graph.units.members_of(unit)
+    alone = [i for i in graph.order if graph.units.of_node[i] not in graph.units.groups]
+    yield None, alone
+
+
+# -- text --------------------------------------------------------------------------------
+
+
+def _draw_text(graph: Graph) -> str:
+    steps = len(graph)
+    title = f"{graph.name}: {steps:,} step" + ("" if steps == 1 else "s")
+    if steps > _MOST_STEPS:
+        return f"{title}, summarised by level (it has more than {_MOST_STEPS})\n" + _outline(graph)
+    if not fits_rails(graph):
+        return f"{title}, summarised by level (too wide to draw)\n" + _outline(graph)
+    return "\n".join([title, *draw_rails(graph)])
+
+
+def _outline(graph: Graph) -> str:
+    levels = _levels(graph)
+    lines = [
+        f"{number:4}. {_summary(graph, level)}" for number, level in enumerate(levels, start=1)
+    ]
+    if len(lines) <= _MOST_LEVELS:
+        return "\n".join(lines)
+    # A chain of thousands is as long as its steps; its middle says nothing new.
+    left_out = len(lines) - _MOST_LEVELS
+    lines[_FIRST_LEVELS : _FIRST_LEVELS + left_out] = [f"      … {left_out:,} more levels …"]
+    return "\n".join(lines)
+
+
+def _levels(graph: Graph) -> list[list[int]]:
+    level = [0] * len(graph)
+    levels: list[list[int]] = []
+    for index in graph.order:
+        level[index] = 1 + max((level[parent] for parent in graph.parents[index]), default=-1)
+        if level[index] == len(levels):
+            levels.append([])
+        levels[level[index]].append(index)
+    return levels
+
+
+def _summary(graph: Graph, level: Sequence[int]) -> str:
+    names = [_label(graph, index) for index in level]
+    if len(names) > _NAMES_PER_LEVEL:
+        left_out = len(names) - _NAMES_PER_LEVEL + 1
+        names = [*names[: _NAMES_PER_LEVEL - 2], f"… {left_out:,} more …", names[-1]]
+    count = "" if len(level) == 1 else f"{len(level):,} steps: "
+    edges = sum(len(graph.parents[index]) for index in level)
+    arrows = "" if edges < 2 else f"  ({edges:,} edges from above)"
+    return f"{count}{', '.join(names)}{arrows}"
+
+
+# -- mermaid -----------------------------------------------------------------------------
+
+
+def _draw_mermaid(graph: Graph) -> str:
+    lines = ["flowchart LR"]
+    for number, (name, members) in enumerate(_clusters(graph)):
+        nodes = [f"    {_mermaid_node(graph, index)}" for index in members]
+        if name is None:
+            lines += nodes
+        else:
+            title = f"    subgraph g{number}[{_mermaid_text(name)}]"
+            lines += [title, *(f"    {node}" for node in nodes), "    end"]
+    lines += [f"    {_mermaid_edge(graph, edge)}" for edge in _edges(graph)]
+    return "\n".join(lines)
+
+
+def _mermaid_node(graph: Graph, index: int) -> str:
+    text = _mermaid_text(_label(graph, index))
+    return f"n{index}{{{text}}}" if index in graph.conditions else f"n{index}[{text}]"
+
+
+def _mermaid_edge(graph: Graph, edge: _Edge) -> str:
+    label = edge.label(graph)
+    arrow = "-->" if edge.assets else "-.->"
+    shown = f"|{_mermaid_text(label)}|" if label else ""
+    return f"n{edge.start} {arrow}{shown} n{edge.end}"
+
+
+def _mermaid_text(text: str) -> str:
+    """Quoted; what Mermaid, Markdown or HTML could read as its own goes by number."""
+    plain = (char if char.isalnum() or char in " _-.,:=?…" else f"#{ord(char)};" for char in text)
+    return f'"{"".join(plain)}"'
+
+
+# -- dot ---------------------------------------------------------------------------------
+
+
+def _draw_dot(graph: Graph) -> str:
+    lines = [
+        "digraph pipeline {",
+        "  rankdir=LR;",
+        f"  label={_dot_text(graph.name)};",
+        '  node [shape=box, style=rounded, fontname="sans-serif"];',
+        '  edge [fontname="sans-serif", fontsize=10];',
+    ]
+    for number, (name, members) in enumerate(_clusters(graph)):
+        nodes = [f"  {_dot_node(graph, index)}" for index in members]
+        if name is None:
+            lines += nodes
+        else:
+            lines += [f"  subgraph cluster_{number} {{", f"    label={_dot_text(name)};"]
+            lines += ["    style=dashed;", *(f"  {node}" for node in nodes), "  }"]
+    lines += [f"  {_dot_edge(graph, edge)}" for edge in _edges(graph)]
+    return "\n".join([*lines, "}"])
+
+
+def _dot_node(graph: Graph, index: int) -> str:
+    shape = ", shape=diamond, style=solid" if index in graph.conditions else ""
+    return f"n{index} [label={_dot_text(_label(graph, index))}{shape}];"
+
+
+def _dot_edge(graph: Graph, edge: _Edge) -> str:
+    label = edge.label(graph)
+    wanted: Mapping[str, str] = {
+        "label": _dot_text(label) if label else "",
+        "style": "" if edge.assets else "dotted",
+    }
+    chosen = ", ".join(f"{name}={value}" for name, value in wanted.items() if value)
+    return f"n{edge.start} -> n{edge.end}" + (f" [{chosen}];" if chosen else ";")
+
+
+# Graphviz reads backslashes and, even within quotes, HTML's entities in a label.
+_DOT_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "&": "&amp;", "\n": "\\n", "\0": "�"})
+
+
+def _dot_text(text: str) -> str:
+    return f'"{text.translate(_DOT_ESCAPES)}"'

@@ -1,0 +1,179 @@
+"""A built pipeline: who depends on whom, by number. Immutable; shared by all its runs."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from asyncflow.graph.binding import CallTemplate
+from asyncflow.graph.grouping import StepGroup, Units
+from asyncflow.graph.node import MISSING
+from asyncflow.graph.wiring import CHUNK, Wiring
+from asyncflow.states import FAILURES, SKIPPED, UPSTREAM_FAILED, WAITING
+
+if TYPE_CHECKING:
+    from asyncflow.graph.compile import Blueprint
+
+__all__ = ["Graph"]
+
+
+class Graph:
+    """Nodes, assets and units by number, and the edges between them.
+
+    Attributes:
+        nodes: in order of declaration; a node's number is its place here.
+        order: the numbers in the order of execution were there only one worker.
+        index, assets: numbers of nodes and assets by name.
+        outputs: the assets each node produces (a number, or a tuple of several).
+        templates, slots: how each node is called, and the assets it takes.
+        conditions: the condition's template for nodes that have one.
+        parents, children: edges between nodes.
+        units: what is dispatched as one.
+        unlocks: the units that wait for each node, once for each edge.
+        wait: how many edges from outside each unit waits for.
+        warnings: advice about groups and devices.
+    """
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        wiring: Wiring,
+        order: Sequence[int],
+        children: list[Sequence[int]],
+        units: Units,
+        warnings: tuple[str, ...],
+    ) -> None:
+        self.name = blueprint.name
+        self.nodes = blueprint.nodes
+        self.inputs = blueprint.inputs
+        self.context = blueprint.context
+        self.order = order
+        self.index: Mapping[str, int] = wiring.index
+        self.assets: Mapping[str, int] = wiring.assets.numbers
+        self.producers: Sequence[int | tuple[int, ...]] = wiring.assets.producers
+        self.outputs: Sequence[int | tuple[int, ...]] = wiring.assets.outputs
+        self.templates: Sequence[CallTemplate] = wiring.templates
+        self.conditions: Mapping[int, CallTemplate] = wiring.conditions
+        self.slots: Sequence[tuple[int, ...]] = wiring.slots
+        self.parents: Sequence[tuple[int, ...]] = wiring.parents
+        self.children: Sequence[Sequence[int]] = children
+        self.units = units
+        self.outside = wiring.outside
+        self.warnings = warnings
+        self.unlocks: Sequence[Sequence[int]] = children
+        self.wait: list[int] = []
+        self.kept: frozenset[int] | None = None
+        self.consumers: Sequence[int] = ()
+
+    @classmethod
+    def assemble(
+        cls,
+        blueprint: Blueprint,
+        wiring: Wiring,
+        order: Sequence[int],
+        children: list[Sequence[int]],
+        units: Units,
+        warnings: tuple[str, ...],
+    ) -> Generator[None, None, Graph]:
+        """Make a graph and work out what follows from its edges."""
+        graph = cls(blueprint, wiring, order, children, units, warnings)
+        if units.members is None:
+            graph.wait = [len(above) for above in wiring.parents]
+        else:
+            yield from graph._count_between_units()
+        if blueprint.outputs is not None:
+            yield from graph._count_consumers(blueprint.outputs)
+        return graph
+
+    def _count_between_units(self) -> Generator[None]:
+        unit_of = self.units.of_node
+        self.wait = [0] * len(self.units)
+        unlocks: list[Sequence[int]] = []
+        for index, below in enumerate(self.children):
+            if not index % CHUNK:
+                yield
+            own = unit_of[index]
+            outside = tuple(unit_of[child] for child in below if unit_of[child] != own)
+            unlocks.append(outside)
+            for unit in outside:
+                self.wait[unit] += 1
+        self.unlocks = unlocks
+
+    def _count_consumers(self, outputs: Sequence[str]) -> Generator[None]:
+        """How many nodes take each asset: after the last one its value is let go."""
+        kept: set[int] = set()
+        for name in outputs:
+            if name in self.assets:
+                kept.add(self.assets[name])
+            else:
+                kept.update(self.outputs_of(self.index[name]))
+        self.kept = frozenset(kept)
+        consumers = array("q", bytes(8 * len(self.producers)))
+        for index, slots in enumerate(self.slots):
+            if not index % CHUNK:
+                yield
+            for slot in set(slots):
+                consumers[slot] += 1
+        self.consumers = consumers
+
+    # -- reading -----------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def outputs_of(self, index: int) -> tuple[int, ...]:
+        """The assets a node produces, by number."""
+        found = self.outputs[index]
+        return found if isinstance(found, tuple) else (found,)
+
+    def producers_of(self, asset: int) -> tuple[int, ...]:
+        """The nodes that may produce an asset."""
+        found = self.producers[asset]
+        return found if isinstance(found, tuple) else (found,)
+
+    @property
+    def step_groups(self) -> list[StepGroup]:
+        """The labelled groups in order."""
+        return list(self.units.groups.values())
+
+    def unit_name(self, unit: int) -> str:
+        """A group's name, or that of the only node."""
+        group = self.units.groups.get(unit)
+        return (
+            self.nodes[self.units.members_of(unit)[0]].name if group is None else group.group_name
+        )
+
+    # -- verdicts ----------------------------------------------------------------------
+
+    def verdict(self, index: int, states: Sequence[int], values: Sequence[Any]) -> int:
+        """Whether a node whose parents are done may run.
+
+        Returns:
+            ``WAITING`` (it may), ``UPSTREAM_FAILED`` if anything above it failed, or
+            ``SKIPPED`` if a value that it needs was not produced. A skip passes only to
+            nodes that need the value; a failure passes along every edge.
+        """
+        if any(states[parent] in FAILURES for parent in self.parents[index]):
+            return UPSTREAM_FAILED
+        slots = self.slots[index]
+        templates = [self.templates[index]]
+        if index in self.conditions:
+            templates.append(self.conditions[index])
+        for template in templates:
+            if any(values[slots[at]] is MISSING for at in template.required_positions()):
+                return SKIPPED
+        return WAITING
+
+    def failed_above(self, index: int, states: Sequence[int]) -> int | None:
+        """The nearest ancestor that itself failed, for the message of what it holds back."""
+        seen = {index}
+        layer = [index]
+        while layer:
+            above = [parent for node in layer for parent in self.parents[node]]
+            layer = [parent for parent in dict.fromkeys(above) if parent not in seen]
+            seen.update(layer)
+            for parent in layer:
+                if states[parent] in FAILURES and states[parent] != UPSTREAM_FAILED:
+                    return parent
+        return None

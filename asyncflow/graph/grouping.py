@@ -1,0 +1,196 @@
+"""Execution groups: which nodes form one unit, where it runs, and what it holds.
+
+A group is a maximal run of neighbours, in the graph's order, with one label. Intervals
+of a topological order can never wait for each other in a circle, whatever the labels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+
+import msgspec
+
+from asyncflow.errors import GraphError
+from asyncflow.graph.node import Node
+from asyncflow.resources import ResourceRequirements, aggregate
+from asyncflow.step import LANES, LaneName, Step
+
+__all__ = ["Group", "StepGroup", "Units", "make_units"]
+
+_CHUNK = 1024
+
+
+class Group(msgspec.Struct, frozen=True):
+    """What is said about a group as a whole: ``Pipeline(groups={"prep": Group(lane="thread")})``.
+
+    Args:
+        lane: where all members run.
+        resources: what the group holds, instead of the aggregate of its members.
+
+    Raises:
+        GraphError: there is no such lane, or the resources make no sense.
+    """
+
+    lane: LaneName | None = None
+    resources: ResourceRequirements | None = None
+
+    def __post_init__(self) -> None:
+        if self.lane is not None and self.lane not in LANES:
+            raise GraphError(f"there is no lane {self.lane!r}; the lanes are {' and '.join(LANES)}")
+        resources = ResourceRequirements.of(self.resources)
+        msgspec.structs.force_setattr(self, "resources", resources)
+
+
+class StepGroup(msgspec.Struct, frozen=True):
+    """A group of a built pipeline.
+
+    ``steps`` are its nodes in order and ``execution_order`` their names. A label that is
+    split gives several groups, named ``label_0``, ``label_1``, ….
+    """
+
+    group_name: str
+    label: str
+    steps: tuple[Node, ...]
+    execution_order: list[str]
+    aggregated_resources: ResourceRequirements | None
+    lane: str
+
+
+class Units(msgspec.Struct):
+    """What is dispatched as one. Without groups every node is the unit of its own number.
+
+    ``members`` is None in that case; ``resources`` has only units that ask for something.
+    """
+
+    of_node: Sequence[int]
+    members: list[tuple[int, ...]] | None
+    lanes: list[str]
+    resources: dict[int, ResourceRequirements]
+    groups: dict[int, StepGroup]
+
+    def __len__(self) -> int:
+        return len(self.lanes)
+
+    def members_of(self, unit: int) -> tuple[int, ...]:
+        return (unit,) if self.members is None else self.members[unit]
+
+
+def make_units(
+    nodes: Sequence[Node],
+    order: Sequence[int],
+    groups: Mapping[str, Group],
+    problems: list[str],
+) -> Generator[None, None, Units]:
+    """Cut the order into units and work out lane and resources of each."""
+    if not any(node.step.execution_group for node in nodes):
+        return (yield from _single_units(nodes))
+    runs = list(_runs(nodes, order))
+    names = iter(group_names([label for label, _ in runs if label is not None]))
+    units = Units([0] * len(nodes), [], [], {}, {})
+    assert units.members is not None
+    for number, (label, members) in enumerate(runs):
+        if not number % _CHUNK:
+            yield
+        units.members.append(members)
+        for member in members:
+            units.of_node[member] = number  # type: ignore[index]
+        if label is None:
+            _add_single(units, number, nodes[members[0]].step)
+        else:
+            chosen = tuple(nodes[member] for member in members)
+            group = _make_group(next(names), label, chosen, groups.get(label, Group()), problems)
+            units.groups[number] = group
+            units.lanes.append(group.lane)
+            if group.aggregated_resources is not None:
+                units.resources[number] = group.aggregated_resources
+    return units
+
+
+def _single_units(nodes: Sequence[Node]) -> Generator[None, None, Units]:
+    units = Units(range(len(nodes)), None, [], {}, {})
+    for number, node in enumerate(nodes):
+        if not number % _CHUNK:
+            yield
+        _add_single(units, number, node.step)
+    return units
+
+
+def _add_single(units: Units, number: int, step: Step[..., object]) -> None:
+    units.lanes.append(lane_of(step))
+    if step.resources is not None:
+        units.resources[number] = step.resources
+
+
+def _runs(
+    nodes: Sequence[Node], order: Sequence[int]
+) -> Iterator[tuple[str | None, tuple[int, ...]]]:
+    for label, run in itertools.groupby(order, key=lambda index: nodes[index].step.execution_group):
+        if label is None:
+            yield from ((None, (index,)) for index in run)
+        else:
+            yield label, tuple(run)
+
+
+def group_names(labels: Sequence[str]) -> list[str]:
+    """The name of each run: its label where that stands once, else ``label_0``, ``label_1``, ….
+
+    A number whose name is a label of its own is left out, so names never clash.
+    """
+    counts = Counter(labels)
+    numbers = {label: itertools.count() for label in counts}
+
+    def name(label: str) -> str:
+        if counts[label] == 1:
+            return label
+        return next(name for k in numbers[label] if (name := f"{label}_{k}") not in counts)
+
+    return [name(label) for label in labels]
+
+
+def lane_of(step: Step[..., object]) -> str:
+    """Where a step runs when it is alone: as it says, else inline for coroutine functions."""
+    return step.lane or ("inline" if step.is_coroutine else "thread")
+
+
+def _make_group(
+    name: str, label: str, nodes: tuple[Node, ...], said: Group, problems: list[str]
+) -> StepGroup:
+    return StepGroup(
+        group_name=name,
+        label=label,
+        steps=nodes,
+        execution_order=[node.name for node in nodes],
+        aggregated_resources=_resources_of(label, nodes, said, problems),
+        lane=_lane_of_group(label, nodes, said, problems),
+    )
+
+
+def _resources_of(
+    label: str, nodes: tuple[Node, ...], said: Group, problems: list[str]
+) -> ResourceRequirements | None:
+    if said.resources is not None:
+        return said.resources
+    try:
+        return aggregate((node.step.resources for node in nodes), where=f"group {label!r}")
+    except GraphError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _lane_of_group(label: str, nodes: tuple[Node, ...], said: Group, problems: list[str]) -> str:
+    explicit: dict[str, str] = {
+        node.step.lane: node.name for node in reversed(nodes) if node.step.lane
+    }
+    if said.lane:
+        explicit.setdefault(said.lane, f"Group(lane={said.lane!r})")
+    if len(explicit) > 1:
+        (one, first), (two, second) = sorted(explicit.items())[:2]
+        problems.append(
+            f"group {label!r} has one worker but {first!r} wants the {one} lane and {second!r} the "
+            f"{two} lane; make them agree or take one out of the group"
+        )
+    if explicit:
+        return next(iter(explicit))
+    return "inline" if all(node.step.is_coroutine for node in nodes) else "thread"

@@ -1,0 +1,1 @@
+"""Lanes: where the functions of steps run."""

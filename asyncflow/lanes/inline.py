@@ -1,0 +1,104 @@
+"""The inline lane: calls run on the caller's event loop, each in a task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar
+
+from asyncflow.lanes.lane import Call, Lane, LaneStatistics, invoke, without_lane_frames
+
+__all__ = ["InlineLane"]
+
+EAGER = sys.version_info >= (3, 12)
+
+
+class InlineLane(Lane):
+    """Coroutines, and sync functions that asked for it, on the event loop itself.
+
+    Every call is its own task with its own context, never one reused: a stale cancel, an
+    open ``asyncio.timeout`` or state keyed by the current task ends with it. On Python
+    3.12 and later the task starts at once (as with ``asyncio.eager_task_factory``),
+    so a call that does not wait is over when :meth:`start` returns.
+
+    Args:
+        loop: the running event loop.
+        clock: seconds on its clock.
+    """
+
+    name: ClassVar[str] = "inline"
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._lost = 0
+        # A loop with a task factory of its own (instrumentation) is obeyed.
+        self._make_task = self._task if loop.get_task_factory() is None else self._loop_task
+        self.starts_eagerly = EAGER and loop.get_task_factory() is None
+
+    def _task(self, coroutine: Coroutine[Any, Any, None], call: Call) -> asyncio.Task[None]:
+        if EAGER:
+            return asyncio.Task(
+                coroutine,
+                loop=self._loop,
+                name=call.name,
+                context=call.context,
+                eager_start=True,  # type: ignore[call-arg,unused-ignore]
+            )
+        return asyncio.Task(coroutine, loop=self._loop, name=call.name, context=call.context)
+
+    def _loop_task(self, coroutine: Coroutine[Any, Any, None], call: Call) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = self._loop.create_task(
+            coroutine, name=call.name, context=call.context
+        )
+        return task
+
+    def start(self, call: Call) -> None:
+        call.handle = self._make_task(self._run(call), call)
+
+    async def _run(self, call: Call) -> None:
+        call.started = self._clock()
+        try:
+            if not call.is_coroutine:
+                call.value = invoke(call)
+            elif call.kwargs:
+                call.value = await call.func(*call.args, **call.kwargs)
+            else:
+                call.value = await call.func(*call.args)
+        except BaseException as error:
+            # Also SystemExit and KeyboardInterrupt: let out of a task they would end the
+            # whole event loop; and CancelledError: who asked for it is known to the engine.
+            call.error = without_lane_frames(error)
+        call.finished = self._clock()
+        call.done(call)
+
+    def cancel(self, call: Call) -> None:
+        if call.started:
+            call.handle.cancel()
+            return
+        # A task that is cancelled before its first step never enters _run and would
+        # never report.
+        call.handle.cancel()
+        self.report_unstarted(call)
+
+    def report_unstarted(self, call: Call) -> None:
+        """Report a call whose task was cancelled before its first step."""
+        call.error = asyncio.CancelledError()
+        call.started = call.finished = self._clock()
+        call.done(call)
+
+    def abandon(self, call: Call) -> None:
+        self._lost += 1
+
+    def has_room(self) -> bool:
+        return True
+
+    def release(self, worker: Any) -> None:
+        return None
+
+    def statistics(self) -> LaneStatistics:
+        return LaneStatistics(workers=1, busy=0, lost=self._lost)
+
+    def close(self) -> None:
+        return None

@@ -1,0 +1,115 @@
+"""What a lane is: one page for everyone who writes one.
+
+A lane runs :class:`Call` objects. The engine gives it a call with :meth:`Lane.start`; the
+lane runs the function somewhere, fills in ``started``, ``finished`` and ``value`` or
+``error``, and calls ``done(call)`` *on the event loop's thread*, exactly once, however the
+function ends: whatever it raises, SystemExit and KeyboardInterrupt included, is a result.
+
+The engine decides when: it never starts a call while :meth:`Lane.has_room` is false, and
+it enforces timeouts by :meth:`Lane.cancel` and, when that was ignored for long enough,
+:meth:`Lane.abandon`. An abandoned call still reports by ``done`` if it ever ends.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ClassVar
+
+import msgspec
+
+__all__ = ["Call", "Lane", "LaneStatistics", "invoke", "without_lane_frames"]
+
+
+class Call(msgspec.Struct, eq=False):
+    """A function to run once, and what came of it.
+
+    ``started`` and ``finished`` are seconds on the event loop's clock, 0.0 while it has not
+    come to that. ``worker`` is what members of one group share: a lane that finds one runs
+    the call there, else it sets it; ``keep_worker`` asks that it stays reserved until
+    :meth:`Lane.release`.
+    """
+
+    func: Callable[..., Any]
+    args: list[Any]
+    kwargs: dict[str, Any] | None
+    context: contextvars.Context
+    name: str
+    done: Callable[[Any], None]
+    is_coroutine: bool = False
+    worker: Any = None
+    keep_worker: bool = False
+    started: float = 0.0
+    finished: float = 0.0
+    value: Any = None
+    error: BaseException | None = None
+    cancel_requested: bool = False
+    handle: Any = None
+
+
+class LaneStatistics(msgspec.Struct, frozen=True):
+    """A lane at one moment: workers that live, of these busy, and workers lost to calls
+    that were abandoned and have not ended."""
+
+    workers: int
+    busy: int
+    lost: int
+
+
+class Lane(ABC):
+    """Runs calls somewhere. All methods are called on the event loop's thread and return at once."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def start(self, call: Call) -> None:
+        """Begin to run a call; never raises for what the function does."""
+
+    @abstractmethod
+    def cancel(self, call: Call) -> None:
+        """Ask a running call to stop; ``call.cancel_requested`` is already set."""
+
+    @abstractmethod
+    def abandon(self, call: Call) -> None:
+        """Stop counting on a call that ignored its cancel; its worker is lost."""
+
+    @abstractmethod
+    def has_room(self) -> bool:
+        """Whether a call without a worker could start now."""
+
+    @abstractmethod
+    def release(self, worker: Any) -> None:
+        """A worker that was kept for a group is free again."""
+
+    @abstractmethod
+    def statistics(self) -> LaneStatistics:
+        """The lane at this moment."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all idle workers; nothing may be running but abandoned calls."""
+
+
+def invoke(call: Call) -> Any:
+    """Call a sync function; a coroutine that it returns was forgotten, not asked for."""
+    value = call.func(*call.args, **(call.kwargs or {}))
+    if inspect.iscoroutine(value):
+        value.close()
+        raise TypeError(
+            f"the sync function of step {call.name!r} returned a coroutine; "
+            "declare it with 'async def', or await the coroutine in it"
+        )
+    return value
+
+
+def without_lane_frames(error: BaseException, frames: int = 1) -> BaseException:
+    """The error with the frames of asyncflow itself cut from the top of its traceback."""
+    traceback: TracebackType | None = error.__traceback__
+    for _ in range(frames):
+        if traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+    error.__traceback__ = traceback
+    return error

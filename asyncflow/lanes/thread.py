@@ -1,0 +1,157 @@
+"""The thread lane: sync functions in a bounded pool of its own threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, ClassVar
+
+from asyncflow.lanes.lane import Call, Lane, LaneStatistics, invoke, without_lane_frames
+
+__all__ = ["ThreadLane", "ThreadWorker"]
+
+_JOIN_SECONDS = 5.0
+
+
+class ThreadWorker:
+    """One thread and its inbox.
+
+    It is a daemon: a call that never returns must not keep the interpreter from exiting.
+    """
+
+    __slots__ = ("inbox", "lost", "name", "reserved", "thread")
+
+    def __init__(self, name: str, work: Callable[[ThreadWorker], None]) -> None:
+        self.name = name
+        self.inbox: SimpleQueue[Call | None] = SimpleQueue()
+        self.reserved = False
+        self.lost = False
+        self.thread = threading.Thread(target=work, args=(self,), name=name, daemon=True)
+        self.thread.start()
+
+
+class ThreadLane(Lane):
+    """Threads that are started when first needed and live as long as the lane.
+
+    Never the loop's default executor: that is shared with everybody's ``to_thread`` and
+    ``getaddrinfo``, and a hung call there keeps ``asyncio.run`` from returning.
+
+    Args:
+        loop: the running event loop.
+        clock: seconds on its clock; must be callable from any thread.
+        max_threads: how many threads may live at once, lost ones apart.
+        thread_name: what thread names begin with.
+    """
+
+    name: ClassVar[str] = "thread"
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        *,
+        max_threads: int,
+        thread_name: str = "asyncflow",
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._max_threads = max_threads
+        self._thread_name = thread_name
+        self._started = 0
+        self._workers: set[ThreadWorker] = set()
+        self._idle: list[ThreadWorker] = []
+        self._lost = 0
+        self._ended: deque[Call] = deque()
+        self._wake_pending = False
+
+    # -- on the loop's thread ------------------------------------------------------------
+
+    def start(self, call: Call) -> None:
+        worker = call.worker
+        if worker is None:
+            worker = call.worker = self._idle.pop() if self._idle else self._spawn()
+        worker.reserved = call.keep_worker
+        call.handle = worker
+        worker.inbox.put(call)
+
+    def _spawn(self) -> ThreadWorker:
+        self._started += 1
+        worker = ThreadWorker(f"{self._thread_name}-{self._started}", self._work)
+        self._workers.add(worker)
+        return worker
+
+    def cancel(self, call: Call) -> None:
+        """Nothing to do: a thread cannot be stopped, it can only see ``cancel_requested``."""
+
+    def abandon(self, call: Call) -> None:
+        worker: ThreadWorker = call.handle
+        worker.lost = True
+        worker.reserved = False
+        self._workers.discard(worker)
+        self._lost += 1
+
+    def has_room(self) -> bool:
+        return bool(self._idle) or len(self._workers) < self._max_threads
+
+    def release(self, worker: ThreadWorker) -> None:
+        if worker.reserved and not worker.lost:
+            worker.reserved = False
+            self._idle.append(worker)
+
+    def statistics(self) -> LaneStatistics:
+        return LaneStatistics(
+            workers=len(self._workers),
+            busy=len(self._workers) - len(self._idle),
+            lost=self._lost,
+        )
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.inbox.put(None)
+        for worker in self._workers:
+            worker.thread.join(_JOIN_SECONDS)
+        self._workers.clear()
+        self._idle.clear()
+
+    def _report_ended(self) -> None:
+        self._wake_pending = False
+        while self._ended:
+            call = self._ended.popleft()
+            worker: ThreadWorker = call.handle
+            if worker.lost:
+                self._lost -= 1
+                worker.inbox.put(None)
+            elif not worker.reserved:
+                self._idle.append(worker)
+            call.done(call)
+
+    # -- on the worker's thread ----------------------------------------------------------
+
+    def _work(self, worker: ThreadWorker) -> None:
+        while (call := worker.inbox.get()) is not None:
+            call.started = self._clock()
+            try:
+                call.value = call.context.run(invoke, call)
+            except BaseException as error:
+                call.error = without_lane_frames(error, 2)
+            call.finished = self._clock()
+            self._hand_back(call)
+            # An idle thread must not keep the last call's values alive.
+            del call
+
+    def _hand_back(self, call: Call) -> None:
+        self._ended.append(call)
+        if self._wake_pending:
+            return
+        self._wake_pending = True
+        try:
+            self._loop.call_soon_threadsafe(self._report_ended)
+        except RuntimeError:
+            # The loop is closed: this was an abandoned call that outlived its program's
+            # last run, and nobody is left to tell.
+            if not self._loop.is_closed():
+                raise
+

@@ -1,0 +1,1 @@
+"""Pipelines of steps: the Python-first dialect."""

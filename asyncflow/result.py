@@ -1,0 +1,317 @@
+"""What came of a run, for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import cached_property
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+from asyncflow.errors import (
+    AsyncflowError,
+    StepCancelled,
+    StepFailed,
+    StepSkipped,
+    text_of,
+)
+from asyncflow.graph.node import MISSING
+from asyncflow.states import NodeState, RunState
+from asyncflow.step import Step
+
+__all__ = ["PipelineResult", "StepResult"]
+
+T = TypeVar("T")
+D = TypeVar("D")
+_GOOD = frozenset({NodeState.SUCCEEDED, NodeState.SKIPPED})
+
+
+class StepResult(msgspec.Struct, frozen=True):
+    """What came of one node.
+
+    ``duration_seconds`` is that of the last attempt, ``queued_seconds`` the time between
+    the end of the last parent and its start. ``error`` is the exception object. ``worker``
+    names the thread that ran it, "" on the event loop. A skip counts as success.
+    """
+
+    step_name: str
+    status: NodeState
+    output: Any = None
+    error: BaseException | None = None
+    attempts: int = 0
+    duration_seconds: float = 0.0
+    queued_seconds: float = 0.0
+    lane: str = ""
+    worker: str = ""
+
+    @property
+    def success(self) -> bool:
+        """Whether it succeeded or was skipped."""
+        return self.status in _GOOD
+
+    @property
+    def skipped(self) -> bool:
+        """Whether its condition, or that of a step above it, was false."""
+        return self.status is NodeState.SKIPPED
+
+
+class StepResults(Mapping[str, StepResult]):
+    """Results by node name, made when looked at: 100,000 of them cost nothing until then."""
+
+    def __init__(self, names: Mapping[str, int], make: Callable[[int], StepResult]) -> None:
+        self._names = names
+        self._make = make
+
+    def __getitem__(self, name: str | Step[..., Any]) -> StepResult:
+        return self._make(self._names[name.name if isinstance(name, Step) else name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"<results of {len(self)} steps>"
+
+
+class ResultSource(msgspec.Struct, frozen=True):
+    """What a :class:`PipelineResult` reads from, so that it need not know the engine."""
+
+    names: Mapping[str, int]
+    assets: Mapping[str, int]
+    step_of: Callable[[int], Step[..., Any]]
+    make: Callable[[int], StepResult]
+    value_of_asset: Callable[[int], Any]
+    producers_of: Callable[[int], tuple[int, ...]]
+    kept: Callable[[Any], bool]
+
+
+class PipelineResult:
+    """The outcome of a run.
+
+    Example:
+        >>> from asyncflow import Pipeline, step
+        >>> @step
+        ... def one() -> int:
+        ...     return 1
+        >>> result = Pipeline("count", steps=[one]).run_sync()
+        >>> result.success, result["one"], result.step_results["one"].attempts
+        (True, 1, 1)
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        pipeline_name: str,
+        state: RunState,
+        duration_seconds: float,
+        reason: str,
+        source: ResultSource,
+    ) -> None:
+        self.run_id = run_id
+        self.pipeline_name = pipeline_name
+        self.state = state
+        self.duration_seconds = duration_seconds
+        self.reason = reason
+        self._source = source
+        self.step_results = StepResults(source.names, source.make)
+
+    def __repr__(self) -> str:
+        return f"<PipelineResult {self.pipeline_name!r} {self.state} run_id={self.run_id!r}>"
+
+    @property
+    def success(self) -> bool:
+        """Whether every step succeeded or was skipped."""
+        return self.state is RunState.SUCCEEDED
+
+    @cached_property
+    def outputs(self) -> dict[str, Any]:
+        """All values that were produced and kept, by asset and by node."""
+        source = self._source
+        found: dict[str, Any] = {}
+        for name, index in source.names.items():
+            value = source.make(index)
+            if value.status is NodeState.SUCCEEDED and source.kept(value.output):
+                found[name] = value.output
+        for name, number in source.assets.items():
+            value = source.value_of_asset(number)
+            if source.kept(value):
+                found[name] = value
+        return found
+
+    @overload
+    def __getitem__(self, key: Step[..., Coroutine[Any, Any, T]]) -> T: ...
+    @overload
+    def __getitem__(self, key: Step[..., T]) -> T: ...
+    @overload
+    def __getitem__(self, key: str) -> Any: ...
+    def __getitem__(self, key: Any) -> Any:
+        """The value of an asset, node or step.
+
+        Raises:
+            StepSkipped: its step was skipped.
+            StepFailed: its step did not succeed; the cause is what it raised.
+            KeyError: the pipeline has nothing of that name.
+        """
+        value, nodes = self._look_up(key)
+        if self._source.kept(value):
+            return value
+        raise self._absence(self._name_of(key), nodes)
+
+    @overload
+    def get(self, key: str | Step[..., Any]) -> Any: ...
+    @overload
+    def get(self, key: str | Step[..., Any], default: D) -> Any | D: ...
+    def get(self, key: Any, default: Any = None) -> Any:
+        """The value, or ``default`` where it was not produced."""
+        value, _ = self._look_up(key)
+        return value if self._source.kept(value) else default
+
+    def _look_up(self, key: str | Step[..., Any]) -> tuple[Any, tuple[int, ...]]:
+        source, name = self._source, self._name_of(key)
+        if name in source.assets:
+            number = source.assets[name]
+            value = source.value_of_asset(number)
+            if source.kept(value) or name not in source.names:
+                return value, source.producers_of(number)
+        if name not in source.names:
+            raise KeyError(f"pipeline {self.pipeline_name!r} has no asset or step {name!r}")
+        index = source.names[name]
+        result = source.make(index)
+        value = result.output if result.status is NodeState.SUCCEEDED else MISSING
+        return value, (index,)
+
+    def _name_of(self, key: str | Step[..., Any]) -> str:
+        if isinstance(key, str):
+            return key
+        source = self._source
+        placed = source.names.get(key.name)
+        if placed is not None and source.step_of(placed) is key:
+            return key.name
+        names = [name for name, index in source.names.items() if source.step_of(index) is key]
+        if len(names) == 1:
+            return names[0]
+        if names:
+            raise KeyError(f"{key!r} stands under {len(names)} names; ask for one of {names[:5]}")
+        raise KeyError(f"{key!r} is no step of pipeline {self.pipeline_name!r}")
+
+    def _absence(self, name: str, nodes: tuple[int, ...]) -> StepFailed:
+        results = [self._source.make(node) for node in nodes]
+        worst = next((r for r in results if not r.success), results[0])
+        error = worst.error
+        if worst.status is NodeState.SKIPPED:
+            return StepSkipped(
+                f"{name!r} has no value: step {worst.step_name!r} was skipped",
+                step=worst.step_name,
+            )
+        if worst.status is NodeState.SUCCEEDED:
+            return StepFailed(
+                f"the value of {name!r} was not kept: it is not among the pipeline's outputs=",
+                step=worst.step_name,
+                attempt=worst.attempts,
+            )
+        raised: StepFailed
+        if worst.status is NodeState.CANCELLED:
+            raised = StepCancelled(
+                f"{name!r} has no value: step {worst.step_name!r} was cancelled"
+                + (f" ({self.reason})" if self.reason else ""),
+                step=worst.step_name,
+                attempt=worst.attempts,
+            )
+        elif isinstance(error, AsyncflowError) and isinstance(error, StepFailed):
+            raised = error
+        else:
+            raised = StepFailed(
+                f"{name!r} has no value: step {worst.step_name!r} {worst.status} at attempt "
+                f"{worst.attempts}: {text_of(error)}",
+                step=worst.step_name,
+                attempt=worst.attempts,
+            )
+        if error is not None and raised is not error:
+            raised.__cause__ = error
+        return raised
+
+    def raise_for_failure(self) -> None:
+        """Do nothing after a success; else raise what went wrong.
+
+        Raises:
+            StepFailed: one step failed; the cause is what it raised.
+            ExceptionGroup: several steps failed; one StepFailed for each.
+            StepCancelled: the run was cancelled.
+        """
+        if self.success:
+            return
+        failed = [
+            (name, index)
+            for name, index in self._source.names.items()
+            if self._source.make(index).status in _FAILED
+        ]
+        errors = [self._absence(name, (index,)) for name, index in failed]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ExceptionGroup(
+                f"{len(errors)} steps of pipeline {self.pipeline_name!r} failed", errors
+            )
+        raise StepCancelled(
+            f"run {self.run_id} of pipeline {self.pipeline_name!r} ended as {self.state}: "
+            f"{self.reason or 'no reason given'}"
+        )
+
+    def counts(self) -> dict[NodeState, int]:
+        """How many nodes ended in each state."""
+        found: dict[NodeState, int] = {}
+        for result in self.step_results.values():
+            found[result.status] = found.get(result.status, 0) + 1
+        return found
+
+    def summary(self) -> str:
+        """A few lines for people: the counts, the slowest steps, and what went wrong."""
+        results = list(self.step_results.values())
+        counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
+        lines = [
+            f"{self.pipeline_name}: {self.state} in {self.duration_seconds:.3g} s ({counts})"
+        ]
+        slowest = sorted(results, key=lambda r: r.duration_seconds, reverse=True)[:3]
+        spent = [f"{r.step_name} {r.duration_seconds:.3g} s" for r in slowest if r.duration_seconds]
+        if spent:
+            lines.append(f"  slowest: {', '.join(spent)}")
+        broken = [r for r in results if r.status in _FAILED]
+        for result in broken[:10]:
+            lines.append(
+                f"  {result.step_name}: {result.status} at attempt {result.attempts}: "
+                f"{text_of(result.error)}"
+            )
+        if len(broken) > 10:
+            lines.append(f"  … and {len(broken) - 10} more")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: everything but the outputs themselves."""
+        return {
+            "run_id": self.run_id,
+            "pipeline_name": self.pipeline_name,
+            "success": self.success,
+            "state": str(self.state),
+            "reason": self.reason,
+            "duration_seconds": self.duration_seconds,
+            "steps": {
+                name: {
+                    "status": str(result.status),
+                    "success": result.success,
+                    "attempts": result.attempts,
+                    "duration_seconds": result.duration_seconds,
+                    "queued_seconds": result.queued_seconds,
+                    "lane": result.lane,
+                    "worker": result.worker,
+                    "error": text_of(result.error) or None,
+                }
+                for name, result in self.step_results.items()
+            },
+        }
+
+
+_FAILED = frozenset({NodeState.FAILED, NodeState.TIMED_OUT, NodeState.ABANDONED})
+

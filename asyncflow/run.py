@@ -1,0 +1,313 @@
+"""A run in progress: watch it, ask it, cancel it, await it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from asyncflow.engine.attempt import Attempt
+from asyncflow.engine.bus import Overflow, Subscription
+from asyncflow.engine.explain import explain
+from asyncflow.engine.record import FREED, RunRecord
+from asyncflow.engine.scheduler import Scheduler
+from asyncflow.errors import DependencyError, RunTimeout, StepCancelled, text_of
+from asyncflow.graph.node import MISSING
+from asyncflow.graph.wiring import nearest
+from asyncflow.result import PipelineResult, ResultSource, StepResult
+from asyncflow.states import NODE_STATES, NodeState, RunState
+
+__all__ = ["Run", "RunSnapshot", "RunningNode"]
+
+_LOGGER = logging.getLogger("asyncflow")
+
+
+class RunningNode(msgspec.Struct, frozen=True):
+    """A node that is running at the moment of a snapshot.
+
+    ``progress`` is its latest ``StepContext.report``: done, total and message.
+    """
+
+    name: str
+    unit: str
+    lane: str
+    attempt: int
+    elapsed_seconds: float
+    progress: tuple[float, float | None, str | None] | None = None
+
+
+class RunSnapshot(msgspec.Struct, frozen=True):
+    """A run at one moment.
+
+    ``counts`` says how many nodes are in each state, ``done`` how many are in a final
+    one; ``running`` lists at most ``limit`` nodes, the longest first.
+    """
+
+    run_id: str
+    pipeline_name: str
+    state: RunState
+    counts: dict[NodeState, int]
+    done: int
+    total: int
+    elapsed_seconds: float
+    running: tuple[RunningNode, ...]
+    stopping: str | None = None
+
+
+class Run:
+    """One execution of a graph; made by ``pipeline.start()``."""
+
+    def __init__(self, scheduler: Scheduler, record: RunRecord) -> None:
+        self._scheduler = scheduler
+        self._record = record
+        self._over = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timeout_seconds: float | None = None
+        self._result: PipelineResult | None = None
+        record.on_end.append(self._ended)
+        if record.is_over:
+            self._over.set()
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id!r} of {self._record.graph.name!r}: {self.state}>"
+
+    @property
+    def id(self) -> str:
+        """The run id."""
+        return self._record.run_id
+
+    @property
+    def state(self) -> RunState:
+        """``running``, ``succeeded``, ``failed`` or ``cancelled``."""
+        return self._record.state
+
+    @property
+    def abandoned(self) -> tuple[str, ...]:
+        """Nodes that ignored their cancel and are still running."""
+        return tuple(attempt.name for attempt in self._record.abandoned)
+
+    # -- watching ------------------------------------------------------------------------
+
+    def events(
+        self, since: int = 0, *, buffer: int = 1024, overflow: Overflow = "drop_oldest"
+    ) -> Subscription:
+        """What happens from now on, as an asynchronous iterator with a cursor of its own.
+
+        Args:
+            since: leave out events up to this sequence number. Events that were not built
+                because nobody listened come as one :class:`Gap`.
+            buffer: how many events are kept for a reader that is slower than the run.
+            overflow: what happens beyond: ``"drop_oldest"`` loses the oldest, and a Gap
+                counts them; ``"close"`` ends the stream after a Gap.
+
+        Raises:
+            ValueError: ``buffer`` or ``overflow`` makes no sense.
+        """
+        return self._record.bus.subscribe(since, buffer, overflow)
+
+    def snapshot(self, limit: int = 100) -> RunSnapshot:
+        """The run at this moment."""
+        record = self._record
+        counts = {
+            state: count
+            for code, state in enumerate(NODE_STATES)
+            if (count := record.states.count(code))
+        }
+        active = sum(
+            counts.get(state, 0)
+            for state in (NodeState.WAITING, NodeState.RUNNING, NodeState.RETRYING)
+        )
+        now = record.ended_at or self._scheduler.clock()
+        oldest = sorted(record.in_flight.values(), key=lambda a: a.started or now)[:limit]
+        return RunSnapshot(
+            run_id=record.run_id,
+            pipeline_name=record.graph.name,
+            state=record.state,
+            counts=counts,
+            done=len(record.graph) - active,
+            total=len(record.graph),
+            elapsed_seconds=max(0.0, now - record.began_at) if record.begun else 0.0,
+            running=tuple(self._running(attempt, now) for attempt in oldest),
+            stopping=record.stopping,
+        )
+
+    def _running(self, attempt: Attempt, now: float) -> RunningNode:
+        graph = self._record.graph
+        return RunningNode(
+            name=attempt.name,
+            unit=graph.unit_name(attempt.unit),
+            lane=attempt.lane.name,
+            attempt=attempt.number,
+            elapsed_seconds=max(0.0, now - (attempt.started or now)),
+            progress=self._record.progress.get(attempt.node),
+        )
+
+    def explain(self, node: str) -> str:
+        """What a node does or waits for: which parent, which resource and who holds it, the
+        window, a worker, a retry's delay.
+
+        Raises:
+            KeyError: the pipeline has no node of that name.
+        """
+        index = self._record.graph.index.get(node)
+        if index is None:
+            raise KeyError(
+                f"pipeline {self._record.graph.name!r} has no step {node!r}"
+                + nearest(node, self._record.graph.index)
+            )
+        return explain(self._scheduler, self._record, index)
+
+    # -- ending --------------------------------------------------------------------------
+
+    async def result(self) -> PipelineResult:
+        """Wait for the end and give the result; a failure of a step does not raise.
+
+        Being cancelled while waiting does not cancel the run.
+
+        Raises:
+            RunTimeout: the run took longer than its ``timeout``; the result that there is
+                is its attribute ``result``.
+        """
+        await self._over.wait()
+        result = self.result_now()
+        if self._timeout_seconds is not None and self._record.stopping == self._timeout_reason:
+            error = RunTimeout(
+                f"run {self.id!r} of pipeline {self._record.graph.name!r} took longer than "
+                f"{self._timeout_seconds:g} s and was cancelled; error.result has what was done",
+                run_id=self.id,
+                timeout_seconds=self._timeout_seconds,
+            )
+            error.result = result
+            raise error
+        return result
+
+    def result_now(self) -> PipelineResult:
+        """The result of a run that is over."""
+        if self._result is None:
+            self._result = make_result(self._record)
+        return self._result
+
+    async def cancel(self, reason: str = "cancelled") -> None:
+        """Start nothing more, cancel what runs, and wait until nothing runs any more.
+
+        Steps have the runtime's grace period to clean up; those that take longer are
+        abandoned and listed in :attr:`abandoned`. A run that is over stays as it is.
+        """
+        self._scheduler.stopping.stop(self._record, RunState.CANCELLED, reason)
+        await self._over.wait()
+
+    def cancel_nowait(self, reason: str = "cancelled") -> None:
+        """Like :meth:`cancel`, without waiting."""
+        self._scheduler.stopping.stop(self._record, RunState.CANCELLED, reason)
+
+    async def wait(self) -> None:
+        """Wait until the run is over, whatever its outcome."""
+        await self._over.wait()
+
+    async def wait_shielded(self) -> None:
+        """Wait for the end, however often this task is cancelled meanwhile.
+
+        An anyio scope would deliver its cancel again in every turn of the loop, and burn a
+        core until the run is over; its shield holds that off.
+        """
+        from anyio import CancelScope
+
+        with CancelScope(shield=True):
+            while not self._over.is_set():
+                try:
+                    await self._over.wait()
+                except asyncio.CancelledError:
+                    continue
+
+    def set_timeout(self, seconds: float) -> None:
+        """Cancel the run when it takes longer."""
+        self._timeout_seconds = seconds
+        self._timer = self._scheduler.loop.call_later(seconds, self._time_out)
+
+    @property
+    def _timeout_reason(self) -> str:
+        return f"the run took longer than its timeout of {self._timeout_seconds:g} s"
+
+    def _time_out(self) -> None:
+        self._scheduler.stopping.stop(self._record, RunState.CANCELLED, self._timeout_reason)
+
+    def _ended(self, record: RunRecord) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._over.set()
+
+
+def log_failure(result: PipelineResult) -> None:
+    """One log record for a run that failed."""
+    if result.state is RunState.FAILED:
+        _LOGGER.error("%s", result.summary())
+
+
+def make_result(record: RunRecord) -> PipelineResult:
+    """The outcome of a run that is over."""
+    graph = record.graph
+
+    def step_result(index: int) -> StepResult:
+        return _step_result(record, index)
+
+    return PipelineResult(
+        run_id=record.run_id,
+        pipeline_name=graph.name,
+        state=record.state,
+        duration_seconds=record.ended_at - record.began_at,
+        reason=record.stopping or "",
+        source=ResultSource(
+            names=graph.index,
+            assets=graph.assets,
+            step_of=lambda index: graph.nodes[index].step,
+            make=step_result,
+            value_of_asset=lambda asset: record.values[asset],
+            producers_of=graph.producers_of,
+            kept=lambda value: value is not MISSING and value is not FREED,
+        ),
+    )
+
+
+def _step_result(record: RunRecord, index: int) -> StepResult:
+    graph = record.graph
+    state = record.state_of(index)
+    value = record.value_of(index)
+    began = record.started[index]
+    unit_lane = graph.units.lanes[graph.units.of_node[index]]
+    return StepResult(
+        step_name=graph.nodes[index].name,
+        status=state,
+        output=None if value is MISSING or value is FREED else value,
+        error=_error_of(record, index, state),
+        attempts=record.attempts_of(index),
+        duration_seconds=max(0.0, record.finished[index] - began) if began else 0.0,
+        queued_seconds=max(0.0, began - record.ready_at(index)) if began else 0.0,
+        lane="inline" if graph.nodes[index].step.is_coroutine else unit_lane,
+        worker=record.workers.get(index, ""),
+    )
+
+
+def _error_of(record: RunRecord, index: int, state: NodeState) -> BaseException | None:
+    """The error of a node; those of nodes that never ran are made when asked for."""
+    if index in record.errors:
+        return record.errors[index]
+    name = record.graph.nodes[index].name
+    if state is NodeState.UPSTREAM_FAILED:
+        above = record.graph.failed_above(index, record.states)
+        if above is None:
+            return DependencyError(f"step {name!r} did not run: a step above it failed", step=name)
+        ancestor = record.graph.nodes[above].name
+        cause = record.errors.get(above)
+        error = DependencyError(
+            f"step {name!r} did not run because {ancestor!r} above it failed: {text_of(cause)}",
+            step=name,
+            ancestor=ancestor,
+        )
+        error.__cause__ = cause
+        return error
+    if state is NodeState.CANCELLED:
+        why = f": {record.stopping}" if record.stopping else ""
+        return StepCancelled(f"step {name!r} was cancelled{why}", step=name)
+    return None

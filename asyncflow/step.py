@@ -1,0 +1,380 @@
+"""Steps: a function together with what it needs and how it may fail."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
+
+import msgspec
+
+from asyncflow.context import StepContext
+from asyncflow.errors import GraphError
+from asyncflow.resources import ResourceRequirements
+from asyncflow.retry import NEVER, Retry
+
+__all__ = ["Inputs", "Parameter", "Step", "StepOptions", "inputs_of", "outputs_of", "step"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LaneName = Literal["inline", "thread"]
+LANES: tuple[str, ...] = ("inline", "thread")
+
+Inputs = Iterable[str] | Mapping[str, str | Iterable[str]]
+Condition = Callable[..., Any]
+
+
+class StepOptions(TypedDict, total=False):
+    """The keywords of :func:`step` and :meth:`Step.with_options`."""
+
+    name: str | None
+    inputs: Inputs | None
+    outputs: Iterable[str] | None
+    execution_group: str | None
+    resources: ResourceRequirements | Mapping[str, Any] | None
+    retry: int | Retry
+    timeout: float | timedelta | None
+    condition: Condition | None
+    lane: LaneName | None
+    tags: Iterable[str]
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """One parameter of a step's function, as binding needs it."""
+
+    name: str
+    kind: Any
+    default: Any
+    wants_context: bool
+
+    @property
+    def has_default(self) -> bool:
+        return self.default is not inspect.Parameter.empty
+
+    @property
+    def is_variadic(self) -> bool:
+        return self.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+class Step(Generic[P, R]):
+    """A function with its policy; made by :func:`step`, immutable, callable as before.
+
+    It pickles as module and qualified name. :meth:`with_options` gives a changed copy.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "condition",
+        "execution_group",
+        "func",
+        "inputs",
+        "lane",
+        "name",
+        "outputs",
+        "resources",
+        "retry",
+        "tags",
+        "timeout",
+    )
+
+    def __init__(self, func: Callable[P, R], **options: Unpack[StepOptions]) -> None:
+        if not callable(func):
+            raise GraphError(f"@step takes a function, got {func!r}")
+        if isinstance(func, Step):
+            raise GraphError(f"{func!r} is a step already; with_options(…) gives a changed copy")
+        unknown = set(options) - StepOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"step() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        self.func = func
+        name = options.get("name")
+        self.name = check_name(_name_of(func) if name is None else name, "step")
+        self.inputs = self._checked("inputs", inputs_of, options.get("inputs"))
+        self.outputs = self._checked("outputs", outputs_of, options.get("outputs"))
+        self.execution_group = self._checked(
+            "execution_group", _group_of, options.get("execution_group")
+        )
+        self.resources = self._checked(
+            "resources", ResourceRequirements.of, options.get("resources")
+        )
+        self.retry = self._checked("retry", Retry.of, options.get("retry", NEVER))
+        self.timeout = self._checked("timeout", seconds_of, options.get("timeout"))
+        self.condition = self._checked("condition", _condition_of, options.get("condition"))
+        self.lane = self._checked("lane", _lane_of, options.get("lane"))
+        self.tags = self._checked("tags", _tags_of, options.get("tags", ()))
+        functools.update_wrapper(self, func, updated=())
+
+    def _checked(self, option: str, convert: Callable[[Any], Any], value: Any) -> Any:
+        try:
+            return convert(value)
+        except (TypeError, ValueError) as error:
+            raise GraphError(f"step {self.name!r}: {option}: {error}") from error
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.func(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Step {self.name!r}>"
+
+    def with_options(self, **changes: Unpack[StepOptions]) -> Step[P, R]:
+        """A copy with other options; those not named stay.
+
+        Example:
+            >>> @step(retry=3)
+            ... def fetch() -> str: ...
+            >>> fetch.with_options(timeout=5).retry.retries
+            3
+        """
+        return Step(self.func, **cast(StepOptions, {**self.options, **changes}))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What :func:`step` was given, defaults included."""
+        return {name: getattr(self, name) for name in StepOptions.__annotations__}
+
+    @functools.cached_property
+    def is_coroutine(self) -> bool:
+        """Whether calling the function gives a coroutine."""
+        return is_coroutine_function(self.func)
+
+    @functools.cached_property
+    def is_generator(self) -> bool:
+        func = _innermost(self.func)
+        return inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
+
+    @functools.cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The function's parameters in order."""
+        return parameters_of(self.func)
+
+    @functools.cached_property
+    def parameter_names(self) -> frozenset[str]:
+        """The names of all parameters, ``args`` and ``kwargs`` included."""
+        return frozenset(parameter.name for parameter in self.parameters)
+
+    @functools.cached_property
+    def condition_parameters(self) -> tuple[Parameter, ...]:
+        """The condition's parameters in order; none without a condition."""
+        return () if self.condition is None else parameters_of(self.condition)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        module = getattr(self.func, "__module__", None)
+        qualname = getattr(self.func, "__qualname__", None)
+        try:
+            base = _find(module, qualname)
+        except (ImportError, AttributeError, TypeError) as error:
+            raise pickle.PicklingError(_not_found(self)) from error
+        if base.func is not self.func:
+            raise pickle.PicklingError(_not_found(self))
+        # Only what differs travels, so that a condition that is a lambda does no harm.
+        changed = {
+            name: value for name, value in self.options.items() if value != base.options[name]
+        }
+        return _restore, (module, qualname, changed)
+
+
+def _not_found(step: Step[..., Any]) -> str:
+    return (
+        f"{step!r} cannot be pickled: its function is not found by its name; define it at the top "
+        "level of a module"
+    )
+
+
+def _find(module: Any, qualname: Any) -> Step[..., Any]:
+    """The step of that place; a function found there counts as a step without options."""
+    found: Any = importlib.import_module(module)
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found if isinstance(found, Step) else Step(found, name="unnamed")
+
+
+def _restore(module: str, qualname: str, changed: dict[str, Any]) -> Step[..., Any]:
+    found = _find(module, qualname)
+    return found.with_options(**changed) if changed else found
+
+
+@overload
+def step(func: Callable[P, R], /) -> Step[P, R]: ...
+@overload
+def step(
+    func: None = None, /, **options: Unpack[StepOptions]
+) -> Callable[[Callable[P, R]], Step[P, R]]: ...
+@overload
+def step(func: Callable[P, R], /, **options: Unpack[StepOptions]) -> Step[P, R]: ...
+def step(func: Any = None, /, **options: Any) -> Any:
+    """Make a step of a function; works bare or with arguments.
+
+    Args:
+        func: a function or coroutine function.
+        name: the step's name; left out, that of the function.
+        inputs: names of assets, or parameter → asset (or → list of assets, which makes
+            the parameter a list). Left out, they are inferred from the parameters.
+        outputs: names of the assets it produces; left out, one named after the node.
+        execution_group: neighbours with the same group run one after the other in one
+            worker and pass values by reference.
+        resources: what it holds while it runs, as :class:`ResourceRequirements` or a dict.
+        retry: more tries after a failure: a number, or a :class:`Retry`.
+        timeout: seconds (or a timedelta) that one attempt may take, from its start.
+        condition: a callable, sync or async, that takes by name any inputs, params and
+            context; when it gives false the node is skipped.
+        lane: ``"inline"`` (on the event loop) or ``"thread"``. Left out, coroutine
+            functions run inline and others in a thread.
+        tags: words of your own, shown in plans.
+
+    Raises:
+        GraphError: an option makes no sense; the message names the step and the option.
+
+    Example:
+        >>> @step(outputs=["page"], retry=3, timeout=10)
+        ... async def fetch(url: str) -> str:
+        ...     return f"<p>{url}</p>"
+        >>> fetch.name
+        'fetch'
+    """
+    if func is None:
+        return lambda function: Step(function, **options)
+    return Step(func, **options)
+
+
+# -- options -------------------------------------------------------------------------
+
+
+def check_name(name: Any, what: str) -> str:
+    """A name that can stand in a graph, in file names and in events.
+
+    Raises:
+        GraphError: it is no text, is empty, or holds ``/``, ``[``, ``]`` or control characters.
+    """
+    if not isinstance(name, str):
+        raise GraphError(f"a {what} name is a text, got {name!r}")
+    if not name or not name.strip():
+        raise GraphError(f"a {what} name must not be empty")
+    bad = next((char for char in name if char in "/[]" or not char.isprintable()), None)
+    if bad is not None:
+        raise GraphError(f"{what} name {name!r} holds {bad!r}; '/', '[' and ']' are reserved")
+    return name
+
+
+def seconds_of(value: float | timedelta | None) -> float | None:
+    """Seconds from a number or a timedelta; None stays None.
+
+    Raises:
+        ValueError: it is not a finite number above 0.
+    """
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise ValueError(f"takes seconds or a timedelta, got {value!r}")
+    if not 0 < seconds <= sys.float_info.max:
+        raise ValueError(f"takes finite seconds above 0, got {value!r}; leave it out for none")
+    return float(seconds)
+
+
+def _names(value: Any, example: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise TypeError(f"takes a list of names, got the text {value!r}; write [{value!r}]")
+    if not isinstance(value, Iterable):
+        raise TypeError(f"takes a list of names such as {example}, got {value!r}")
+    names = tuple(value)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"takes names, got {name!r}")
+    return names
+
+
+def inputs_of(value: Any) -> tuple[str, ...] | dict[str, str | tuple[str, ...]] | None:
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {
+            _names([parameter], "")[0]: assets
+            if isinstance(assets, str)
+            else _names(assets, "['a', 'b']")
+            for parameter, assets in value.items()
+        }
+    return _names(value, "['raw', 'config']")
+
+
+def outputs_of(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = _names(value, "['model']")
+    if not names:
+        raise ValueError("takes at least one name; leave it out for an output named as the step")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"names {repeated[0]!r} twice")
+    for name in names:
+        check_name(name, "asset")
+    return names
+
+
+def _group_of(value: Any) -> str | None:
+    return None if value is None else check_name(value, "group")
+
+
+def _condition_of(value: Any) -> Condition | None:
+    if value is not None and not callable(value):
+        raise TypeError(f"takes a callable, got {value!r}")
+    return cast("Condition | None", value)
+
+
+def _lane_of(value: Any) -> str | None:
+    if value is not None and value not in LANES:
+        raise ValueError(f"there is no lane {value!r}; the lanes are {' and '.join(LANES)}")
+    return cast("str | None", value)
+
+
+def _tags_of(value: Any) -> tuple[str, ...]:
+    return _names(value, "['nightly']")
+
+
+# -- functions -----------------------------------------------------------------------
+
+
+def _innermost(func: Any) -> Any:
+    while isinstance(func, functools.partial):
+        func = func.func
+    return func if inspect.isroutine(func) or inspect.isclass(func) else type(func).__call__
+
+
+def is_coroutine_function(func: Any) -> bool:
+    """Whether calling ``func`` (a function, partial or callable object) gives a coroutine."""
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(_innermost(func))
+
+
+def parameters_of(func: Callable[..., Any]) -> tuple[Parameter, ...]:
+    """The parameters of a callable; builtins without a signature count as ``*args``."""
+    try:
+        signature = inspect.signature(func)
+    except (TypeError, ValueError):
+        return (
+            Parameter("args", inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.empty, False),
+        )
+    return tuple(
+        Parameter(p.name, p.kind, p.default, _is_context(p.annotation))
+        for p in signature.parameters.values()
+    )
+
+
+def _is_context(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        # Written as text, or under ``from __future__ import annotations``.
+        return annotation.replace(" ", "").removesuffix("|None").split(".")[-1] == "StepContext"
+    return annotation is StepContext or annotation == (StepContext | None)
+
+
+def _name_of(func: Any) -> str:
+    name = getattr(
+        _innermost(func) if isinstance(func, functools.partial) else func, "__name__", ""
+    )
+    if name == "<lambda>":
+        raise GraphError("a lambda has no name; give it one: step(func, name='…')")
+    return name or type(func).__name__
