@@ -44,6 +44,7 @@ class Attempt(Call, eq=False):
     ``position`` is the node's place among the members of its unit. ``lease``, ``worker``
     and ``capped`` (it counts against the run's ``max_workers``) belong to the unit and go
     on to the attempt that follows. ``gated``: its condition was found true.
+    ``alone``: started by the shortest way, see :attr:`Graph.alone`.
     """
 
     run: RunRecord = None  # type: ignore[assignment]
@@ -53,6 +54,7 @@ class Attempt(Call, eq=False):
     number: int = 1
     phase: Phase = Phase.READY
     gated: bool = False
+    alone: bool = False
     lane: Any = None
     lease: Lease | None = None
     timer: asyncio.TimerHandle | None = None

@@ -5,7 +5,7 @@ Amounts are thousandths of a CPU, bytes, and millionths of each GPU.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ __all__ = [
     "DevicePool",
     "GpuDemand",
     "Lease",
+    "Reserve",
     "demand_of",
     "describe_gpus",
 ]
@@ -85,6 +86,29 @@ class Capacity(NamedTuple):
     cpu_millis: int
     memory_bytes: int
     devices: tuple[Device, ...] = ()
+
+
+class Reserve:
+    """What has to be left for several requests: the most that any one of them wants.
+
+    Iterating gives one demand for all requests that want the same GPUs, so that checking a
+    grant against them costs little however many they are.
+    """
+
+    def __init__(self) -> None:
+        self._most: dict[GpuDemand | None, Demand] = {}
+
+    def __iter__(self) -> Iterator[Demand]:
+        return iter(self._most.values())
+
+    def add(self, wanted: Demand) -> None:
+        """Leave enough for this request as well."""
+        most = self._most.get(wanted.gpu, wanted)
+        self._most[wanted.gpu] = Demand(
+            max(wanted.cpu_millis, most.cpu_millis),
+            max(wanted.memory_bytes, most.memory_bytes),
+            wanted.gpu,
+        )
 
 
 def demand_of(requirements: ResourceRequirements | None, *, default_cpu_millis: int = 0) -> Demand:
@@ -164,15 +188,27 @@ class DevicePool:
         """Return the devices and amounts a request would get now, or None if it cannot."""
         if gpu is None:
             return ()
-        if gpu.devices:
-            whole = [i for i in self.eligible(gpu) if self.free[i] == DEVICE_MICRO_UNITS]
-            if len(whole) < gpu.devices:
-                return None
-            return tuple((i, DEVICE_MICRO_UNITS) for i in whole[: gpu.devices])
-        fitting = [i for i in self.eligible(gpu) if self.free[i] >= gpu.micro_units]
-        if not fitting:
+        fitting = self._fitting(gpu, self.free)
+        if len(fitting) < max(gpu.devices, 1):
             return None
+        if gpu.devices:
+            return tuple((i, DEVICE_MICRO_UNITS) for i in fitting[: gpu.devices])
         return ((min(fitting, key=self.free.__getitem__), gpu.micro_units),)
+
+    def falls_short(self, gpu: GpuDemand, taken: Iterable[tuple[int, int]]) -> bool:
+        """Return whether taking these leaves a request too little of what would do for it.
+
+        It does not if none of the devices taken would do, however little there is.
+        """
+        left, eligible, shared = self.free.copy(), self.eligible(gpu), False
+        for index, micro_units in taken:
+            left[index] -= micro_units
+            shared = shared or index in eligible
+        return shared and len(self._fitting(gpu, left)) < max(gpu.devices, 1)
+
+    def _fitting(self, gpu: GpuDemand, free: Sequence[int]) -> list[int]:
+        needed = DEVICE_MICRO_UNITS if gpu.devices else gpu.micro_units
+        return [i for i in self.eligible(gpu) if free[i] >= needed]
 
     def refusal(self, gpu: GpuDemand) -> str | None:
         """Return why these devices can never serve a request, or None if they can."""

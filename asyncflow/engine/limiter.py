@@ -7,7 +7,7 @@ test. Amounts are integers; requests are granted all-or-nothing, in the order th
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 
 import msgspec
 
@@ -73,8 +73,8 @@ class Limiter:
 
     Parameters:
         capacity: what there is to share.
-        max_overtakes: how often a waiting request may be overtaken before it closes the
-            queue behind it; 0 serves strictly in turn.
+        max_overtakes: how often others may be granted at the expense of an earlier request
+            before what it wants is kept for it; with 0 it is kept from the start.
 
     Raises:
         ValueError: if an amount is negative or two devices share an id.
@@ -201,9 +201,10 @@ class Limiter:
         """
         if not self._changed:
             return None
-        for queue in self._line.candidates():
-            gpus = self._fit(queue.wanted)
-            if gpus is not None:
+        for queue, kept in self._line.candidates():
+            wanted = queue.wanted
+            gpus = self._fit(wanted)
+            if gpus is not None and not any(self._is_at_expense(wanted, gpus, of) for of in kept):
                 return self._give(queue, gpus)
         self._changed = False
         return None
@@ -312,9 +313,19 @@ class Limiter:
             return None
         return self._devices.choose(wanted.gpu)
 
+    def _is_at_expense(self, wanted: Demand, gpus: Iterable[tuple[int, int]], of: Demand) -> bool:
+        """Return whether a grant leaves another request too little of something both want."""
+        return (
+            _falls_short(of.cpu_millis, self._cpu_free, wanted.cpu_millis)
+            or _falls_short(of.memory_bytes, self._memory_free, wanted.memory_bytes)
+            or (of.gpu is not None and self._devices.falls_short(of.gpu, gpus))
+        )
+
     def _give(self, queue: Queue, gpus: tuple[tuple[int, int], ...]) -> tuple[Hashable, Lease]:
-        ticket = self._line.leave_granted(queue)
         wanted, lease = queue.wanted, queue.lease
+        earlier = self._line.earlier(queue.turn)
+        passed = [other for other in earlier if self._is_at_expense(wanted, gpus, other.wanted)]
+        ticket = self._line.leave_granted(queue, passed)
         self._cpu_free -= wanted.cpu_millis
         self._memory_free -= wanted.memory_bytes
         self._devices.take(gpus)
@@ -381,12 +392,31 @@ class Limiter:
             yield f"{describe_gpus(wanted.gpu)} ({free}, {_held_by(holders)})"
 
     def _explain_closing(self, ticket: Hashable, queue: Queue) -> Iterator[str]:
-        because = f"because it has been overtaken as often as is allowed ({self.max_overtakes})."
-        first = self._line.closed_by(ticket)
-        if first is not None:
-            yield f"{first!r} goes first, {because}"
-        elif self._line.is_closing(queue) and queue.head == ticket:
-            yield f"It is next: nothing behind it starts before it, {because}"
+        line = self._line
+        closed = f"has been overtaken as often as is allowed ({self.max_overtakes})"
+        shutting = "has been passed or moved back by nested requests more often than is allowed"
+        for earlier in line.earlier(queue.turn_of(ticket)):
+            if line.is_shutting(earlier) and not queue.nested:
+                yield f"{earlier.head!r} goes first, because it {shutting}."
+                return
+            if line.is_closed(earlier) and self._is_held_up(queue, earlier):
+                yield f"{earlier.head!r} goes first, because it {closed} and both want the same."
+                return
+        if queue.head == ticket and line.is_shutting(queue):
+            yield f"It is next: nothing behind it starts outside nests, because it {shutting}."
+        elif queue.head == ticket and line.is_closed(queue):
+            yield f"What it wants is kept for it from those behind it, because it {closed}."
+
+    def _is_held_up(self, queue: Queue, earlier: Queue) -> bool:
+        """Return whether requests in a queue have to leave what an earlier one wants.
+
+        Where no devices are free for them, all that would do stand for those they would get.
+        """
+        wanted = queue.wanted
+        gpus = self._devices.choose(wanted.gpu)
+        if gpus is None and wanted.gpu is not None:
+            gpus = tuple((index, 0) for index in self._devices.eligible(wanted.gpu))
+        return queue.yields_to(earlier) and self._is_at_expense(wanted, gpus or (), earlier.wanted)
 
     def statistics(self) -> LimiterStatistics:
         """Return the account at this moment."""
@@ -433,6 +463,10 @@ class Limiter:
         assert self._cpu_free + cpu == self._total.cpu_millis
         memory = sum(lease.memory_bytes for lease in self._leases)
         assert self._memory_free + memory == self._total.memory_bytes
+
+
+def _falls_short(wanted: int, free: int, taken: int) -> bool:
+    return taken > 0 and wanted > max(0, free - taken)
 
 
 def _refuse_released(lease: Lease, deed: str) -> None:

@@ -47,12 +47,35 @@ class Settlement:
             return
         self._scheduler.in_flight -= 1
         del run.in_flight[attempt.unit]
-        if attempt.phase is Phase.CONDITION:
+        if attempt.alone and attempt.error is None:
+            self._succeed_alone(run, attempt)
+        elif attempt.phase is Phase.CONDITION:
             self._settle_condition(attempt)
         elif attempt.error is None and attempt.stop is not Stop.TIMEOUT:
             self._succeed(attempt)
         else:
             self.fail(attempt)
+
+    def _succeed_alone(self, run: RunRecord, attempt: Attempt) -> None:
+        """What :meth:`_succeed` and :meth:`end_unit` do, for a node that holds nothing."""
+        node = attempt.node
+        run.values[run.graph.outputs[node]] = attempt.value
+        run.started[node] = attempt.started
+        run.finished[node] = attempt.finished
+        run.states[node] = SUCCEEDED
+        run.left -= 1
+        if run.stopping is None:
+            if run.frontier.finished(node):
+                self._scheduler.releasing.append(run)
+            if not run.queued and run.frontier.ready:
+                self._scheduler.queue(run)
+        if run.bus.listening:
+            run.bus.publish(events.NodeFinished, **finish_fields(run, node))
+            run.bus.publish(events.UnitFinished, node=attempt.name)
+        else:
+            run.bus.sequence += 2
+        if not run.left or run.stopping is not None:
+            self._scheduler.stopping.end_if_over(run)
 
     def _succeed(self, attempt: Attempt) -> None:
         run, node = attempt.run, attempt.node
@@ -260,7 +283,6 @@ class Settlement:
     def _resume(self, attempt: Attempt) -> None:
         """The back-off is over."""
         self._scheduler.stopping.drop_timer(attempt)
-        self._scheduler.unpark(attempt)
         self._scheduler.resumed.append(attempt)
         self._scheduler.wake()
 

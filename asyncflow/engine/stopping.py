@@ -138,10 +138,13 @@ class Stopping:
             self._closing.append((run, closing_states(run)))
             self._scheduler.wake()
 
+    @property
+    def has_closing(self) -> bool:
+        """Whether a stopped run is being brought to its end."""
+        return bool(self._closing)
+
     def close_some(self) -> bool:
         """Settle a chunk of the nodes that a stopped run did not come to."""
-        if not self._closing:
-            return False
         run, states = self._closing[0]
         chunk = next(states, None)
         if chunk is None:

@@ -1,20 +1,36 @@
 """Who is next: the order of waiting requests, fair between owners and free of starvation.
 
 **Turns.** A waiting request has a turn: a round, then its arrival. Each request of an owner
-gets a later round than the one before it, and no round earlier than the one being served, so
-owners take turns one by one and a lone owner is served in order of arrival.
+gets a later round than the one before it, and a round after the one being served, so owners
+take turns one by one, a lone owner is served in order of arrival, and a stream of new owners
+does not keep joining ahead of those that wait.
 
-**Overtaking.** A request that fits may be granted before earlier ones that do not. Each of
-those has then been overtaken once; a request that was overtaken `max_overtakes` times closes
-the line behind it until it is granted, so that no stream of small requests starves a large one.
+**Overtaking.** A request that fits may be granted before earlier ones that do not. It overtakes
+those at whose expense it is: of something that both want (CPUs, memory, a device that would do
+for both) it leaves less than the earlier one wants. Whatever shares nothing with a request, or
+leaves it enough, passes freely and does not count. A request that was overtaken `max_overtakes`
+times is closed: what it wants is kept for it, that is, nothing behind it may overtake it.
 
 **Nests.** A nested request belongs to work that already holds capacity. It takes its owner's
 next turn and moves the owner's other requests back by one round, so that what was started ends
-before more is started. A closed line lets it through, and passing does not count: the request
-that closed the line may be waiting for what the work above the nested one holds.
+before more is started. Nothing is kept from it, and it does not overtake: the request that is
+closed may be waiting for what the work above the nested one holds. But each time that a nested
+request passes another at its expense, or moves it back, it presses it; a request pressed more
+than `max_overtakes` times shuts the line, and nothing at all behind it is granted outside nests.
 
-**CPUs taken back** come before everything and close the line for nests too: whoever holds CPUs
-runs, so these turns always come, and until then the holder keeps its memory from all others.
+**CPUs taken back** come before everything, and once closed they are kept from nests too:
+whoever holds CPUs runs, so these turns always come, and until then the holder keeps its memory
+from all others.
+
+**Why every turn comes**, if each lease ends and each work nests a finite number of requests.
+No request joins the round being served, so only finitely many have earlier turns, and by
+induction those are granted. Then either the line is shut: no new work starts, the work there is
+ends with its nests, and all is free. Or there is a last time that the request is overtaken or
+pressed. From then on nothing behind it takes any of what is short, nor makes short what is not:
+a grant that shares something with it leaves enough, and leases that end only add to that. Once
+the leases from before have ended, memory and devices suffice for good. CPUs can fall short again
+only where lenders take theirs back; then nothing behind it takes any, so there are no new
+lenders, and when enough have ended, everything it wants is free at the same moment.
 """
 
 from __future__ import annotations
@@ -26,7 +42,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
 
-from asyncflow.engine.capacity import Demand, Lease
+from asyncflow.engine.capacity import Demand, Lease, Reserve
 
 __all__ = ["Line", "Queue", "Turn"]
 
@@ -66,9 +82,9 @@ class _Owner:
     granted: dict[bool, int] = field(default_factory=_no_rounds)
     queues: dict[tuple[Demand, bool], Queue] = field(default_factory=dict)
 
-    def next_round(self, nested: bool, served: int) -> int:
+    def next_round(self, nested: bool, joined: int) -> int:
         own = self.last[True] if nested else max(self.last.values())
-        return max(served, own + 1)
+        return max(joined, own + 1)
 
     def queues_of(self, nested: bool) -> list[Queue]:
         return [queue for (_, kind), queue in self.queues.items() if kind is nested]
@@ -80,7 +96,8 @@ class Queue:
 
     `turns` and `overtaken_by` are counted without the owner's `back`, so that moving a queue
     back need not touch them. `turn` is the head's, as it is listed. `wanted` is what a grant
-    takes. `lease` is set if this is the one request to take that lease's CPUs back.
+    takes. `lease` is set if this is the one request to take that lease's CPUs back. `pressed`
+    counts how often nests passed the head at its expense or moved it back.
     """
 
     owner: _Owner
@@ -91,6 +108,7 @@ class Queue:
     turn: Turn = _FIRST
     turns: OrderedDict[Hashable, Turn] = field(default_factory=OrderedDict)
     overtaken_by: list[Turn] = field(default_factory=list)
+    pressed: int = 0
 
     @property
     def back(self) -> int:
@@ -106,14 +124,22 @@ class Queue:
         """Return the turn of one of the tickets waiting here."""
         return self.turns[ticket].moved(self.back)
 
-    def note_overtake(self, turn: Turn) -> None:
-        """Remember that a grant of this turn overtook the head."""
-        self.overtaken_by.append(turn.moved(-self.back))
+    def yields_to(self, earlier: Queue) -> bool:
+        """Return whether granting from here can overtake the head of an earlier queue."""
+        return not self.nested or earlier.lease is not None
 
-    def forget_lesser_overtakes(self) -> None:
+    def note_pass(self, later: Queue) -> None:
+        """Remember that the head of a later queue was granted at the expense of this head."""
+        if later.yields_to(self):
+            self.overtaken_by.append(later.turn.moved(-self.back))
+        else:
+            self.pressed += 1
+
+    def note_new_head(self) -> None:
         """Keep, for a new head, only the grants that overtook it as well."""
         turn = self.turns[self.head]
         self.overtaken_by = [other for other in self.overtaken_by if other > turn]
+        self.pressed = 0
 
 
 _by_turn = attrgetter("turn")
@@ -125,7 +151,7 @@ class Line:
     Finding the next one costs as much as there are distinct demands, however many wait.
 
     Parameters:
-        max_overtakes: how often a request may be overtaken before it closes the line.
+        max_overtakes: how often a request may be overtaken before what it wants is kept for it.
     """
 
     def __init__(self, max_overtakes: int) -> None:
@@ -134,7 +160,6 @@ class Line:
         self._waiting: dict[Hashable, Queue] = {}
         self._owners: dict[Hashable, _Owner] = {}
         self._sweep_owners_at = _OWNERS_BEFORE_SWEEP
-        self._nested_waiting = 0
         self._arrivals = 0
         self._latest_round = 0
 
@@ -180,19 +205,22 @@ class Line:
         if headed:
             self._unlist(queue)
         del queue.turns[ticket]
-        self._nested_waiting -= queue.nested
         if not queue.turns:
             self._retire(queue)
         elif headed:
-            queue.forget_lesser_overtakes()
+            queue.note_new_head()
             self._list(queue)
         return queue
 
-    def leave_granted(self, queue: Queue) -> Hashable:
-        """Remove the head of a queue because it was granted; return its ticket."""
-        for earlier in self.heads[: self._place(queue)]:
-            if not queue.nested or earlier.lease is not None:
-                earlier.note_overtake(queue.turn)
+    def leave_granted(self, queue: Queue, at_expense_of: Iterable[Queue]) -> Hashable:
+        """Remove the head of a queue because it was granted; return its ticket.
+
+        Parameters:
+            queue: the queue.
+            at_expense_of: those of the `earlier` queues whose heads it leaves too little.
+        """
+        for earlier in at_expense_of:
+            earlier.note_pass(queue)
         if queue.lease is None:
             granted, round_ = queue.owner.granted, queue.turn.round
             granted[queue.nested] = max(granted[queue.nested], round_)
@@ -204,7 +232,6 @@ class Line:
     def _append(self, queue: Queue, ticket: Hashable, turn: Turn) -> bool:
         self._waiting[ticket] = queue
         queue.turns[ticket] = turn
-        self._nested_waiting += queue.nested
         if len(queue.turns) > 1:
             return False
         self._list(queue)
@@ -224,10 +251,7 @@ class Line:
         insort(self.heads, queue, key=_by_turn)
 
     def _unlist(self, queue: Queue) -> None:
-        del self.heads[self._place(queue)]
-
-    def _place(self, queue: Queue) -> int:
-        return bisect_left(self.heads, queue.turn, key=_by_turn)
+        del self.heads[bisect_left(self.heads, queue.turn, key=_by_turn)]
 
     # ----------------------------------------------------------------- rounds
 
@@ -241,22 +265,26 @@ class Line:
 
     def _sweep_owners(self) -> None:
         """Drop owners whose past no longer counts, or a long-lived line would only grow."""
-        served = self._round_served()
+        joined = self._round_to_join()
         waiting = {queue.owner for queue in self.heads}
         for account in list(self._owners.values()):
-            if account not in waiting and max(account.granted.values()) < served:
+            if account not in waiting and max(account.granted.values()) < joined:
                 del self._owners[account.name]
         self._sweep_owners_at = max(_OWNERS_BEFORE_SWEEP, 2 * len(self._owners))
 
-    def _round_served(self) -> int:
-        """Return the round a newcomer joins: that of the last grants, unless older ones wait."""
+    def _round_to_join(self) -> int:
+        """Return the round a newcomer joins: after that of the last grants or, if older, waiters.
+
+        Joining that very round would keep it open, and all later ones waiting, for as long as
+        newcomers come.
+        """
         for queue in self.heads:
             if queue.lease is None:
-                return min(queue.turn.round, self._latest_round)
-        return self._latest_round
+                return 1 + min(queue.turn.round, self._latest_round)
+        return 1 + self._latest_round
 
     def _next_turn(self, account: _Owner, nested: bool) -> Turn:
-        round_ = account.next_round(nested, self._round_served())
+        round_ = account.next_round(nested, self._round_to_join())
         account.last[nested] = round_
         if nested:
             self._move_back(account)
@@ -273,35 +301,34 @@ class Line:
         account.back += 1
         account.last[False] += 1
         for queue in queues:
+            queue.pressed += 1
             self._list(queue)
 
     # ------------------------------------------------------------- overtaking
 
-    def candidates(self) -> Iterator[Queue]:
-        """Yield the queues whose heads may be granted, in order, until one of them is."""
-        closed = False
+    def candidates(self) -> Iterator[tuple[Queue, Reserve]]:
+        """Yield the queues whose heads may be granted, in order, and what each has to leave."""
+        kept, kept_from_nests, shut = Reserve(), Reserve(), False
         for queue in self.heads:
-            if closed and not queue.nested:
-                continue
-            yield queue
-            closed = closed or self.is_closing(queue)
-            if closed and (queue.lease is not None or not self._nested_waiting):
-                return
+            if queue.nested or not shut:
+                yield queue, kept_from_nests if queue.nested else kept
+            shut = shut or self.is_shutting(queue)
+            if self.is_closed(queue):
+                kept.add(queue.wanted)
+                if queue.lease is not None:
+                    kept_from_nests.add(queue.wanted)
 
-    def is_closing(self, queue: Queue) -> bool:
+    def earlier(self, turn: Turn) -> list[Queue]:
+        """Return the queues whose heads come before this turn."""
+        return self.heads[: bisect_left(self.heads, turn, key=_by_turn)]
+
+    def is_closed(self, queue: Queue) -> bool:
         """Return whether the head of a queue has been overtaken as often as is allowed."""
         return len(queue.overtaken_by) >= self.max_overtakes
 
-    def closed_by(self, ticket: Hashable) -> Hashable | None:
-        """Return the ticket that has to be granted before this one may be; None if none has."""
-        queue = self._waiting[ticket]
-        turn = queue.turn_of(ticket)
-        for earlier in self.heads:
-            if earlier.turn >= turn:
-                return None
-            if self.is_closing(earlier) and (not queue.nested or earlier.lease is not None):
-                return earlier.head
-        return None
+    def is_shutting(self, queue: Queue) -> bool:
+        """Return whether nests have pressed the head of a queue more often than is allowed."""
+        return queue.pressed > self.max_overtakes
 
     def count_before(self, ticket: Hashable) -> int:
         """Return how many requests have an earlier turn."""
@@ -318,7 +345,6 @@ class Line:
         assert listed == sorted(set(listed)), "heads out of order"
         assert set(self.heads) == set(self._waiting.values())
         assert sum(len(queue.turns) for queue in self.heads) == len(self._waiting)
-        assert sum(queue.nested for queue in self._waiting.values()) == self._nested_waiting
         for queue in self.heads:
             turns = list(queue.turns.values())
             assert turns == sorted(turns), f"a queue of {queue.owner.name!r} is out of order"

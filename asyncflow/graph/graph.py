@@ -11,6 +11,7 @@ from asyncflow.graph.grouping import StepGroup, Units
 from asyncflow.graph.node import MISSING
 from asyncflow.graph.wiring import CHUNK, Wiring
 from asyncflow.states import FAILURES, SKIPPED, UPSTREAM_FAILED, WAITING
+from asyncflow.step import Step
 
 if TYPE_CHECKING:
     from asyncflow.graph.compile import Blueprint
@@ -32,6 +33,8 @@ class Graph:
         units: what is dispatched as one.
         unlocks: the units that wait for each node, once for each edge.
         wait: how many edges from outside each unit waits for.
+        alone: by node, whether it is a coroutine that is a unit of its own, asks for
+            nothing, takes only the values of its inputs, and has one output of its own.
         warnings: advice about groups and devices.
     """
 
@@ -63,6 +66,7 @@ class Graph:
         self.warnings = warnings
         self.unlocks: Sequence[Sequence[int]] = children
         self.wait: list[int] = []
+        self.alone = bytearray(len(blueprint.nodes))
         self.kept: frozenset[int] | None = None
         self.consumers: Sequence[int] = ()
 
@@ -84,7 +88,27 @@ class Graph:
             yield from graph._count_between_units()
         if blueprint.outputs is not None:
             yield from graph._count_consumers(blueprint.outputs)
+        elif units.members is None:
+            yield from graph._find_alone()
         return graph
+
+    def _find_alone(self) -> Generator[None]:
+        """Mark the nodes that the scheduler starts by its shortest way."""
+        known: dict[int, bool] = {}
+        for index, node in enumerate(self.nodes):
+            if not index % CHUNK:
+                yield
+            step = node.step
+            simple = known.get(id(step))
+            if simple is None:
+                simple = known[id(step)] = _is_simple(step) and self.units.lanes[index] == "inline"
+            output = self.outputs[index]
+            self.alone[index] = (
+                simple
+                and self.templates[index].plain
+                and not isinstance(output, tuple)
+                and not isinstance(self.producers[output], tuple)
+            )
 
     def _count_between_units(self) -> Generator[None]:
         unit_of = self.units.of_node
@@ -177,3 +201,12 @@ class Graph:
                 if states[parent] in FAILURES and states[parent] != UPSTREAM_FAILED:
                     return parent
         return None
+
+
+def _is_simple(step: Step[..., Any]) -> bool:
+    return (
+        step.is_coroutine
+        and step.condition is None
+        and step.timeout is None
+        and step.resources is None
+    )

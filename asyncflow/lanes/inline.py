@@ -57,6 +57,10 @@ class InlineLane(Lane):
     def start(self, call: Call) -> None:
         call.handle = self._make_task(self._run(call), call)
 
+    def start_coroutine(self, call: Call) -> None:
+        """Like :meth:`start`, for a coroutine function that takes no keywords: the hot path."""
+        call.handle = self._make_task(_await(call, self._clock), call)
+
     async def _run(self, call: Call) -> None:
         call.started = self._clock()
         try:
@@ -102,3 +106,14 @@ class InlineLane(Lane):
 
     def close(self) -> None:
         return None
+
+
+async def _await(call: Call, clock: Callable[[], float]) -> None:
+    call.started = clock()
+    try:
+        call.value = await call.func(*call.args)
+    except BaseException as error:
+        # As in InlineLane._run.
+        call.error = without_lane_frames(error)
+    call.finished = clock()
+    call.done(call)
