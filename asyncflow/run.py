@@ -202,6 +202,10 @@ class Run:
         """Like :meth:`cancel`, without waiting."""
         self._scheduler.stopping.stop(self._record, RunState.CANCELLED, reason)
 
+    def drain_nowait(self, reason: str = "drained") -> None:
+        """Start nothing more, and let what runs end; the run ends as cancelled then."""
+        self._scheduler.stopping.drain(self._record, RunState.CANCELLED, reason)
+
     async def wait(self) -> None:
         """Wait until the run is over, whatever its outcome."""
         await self._over.wait()

@@ -23,8 +23,9 @@ class Frontier:
     Args:
         unlocks: by node, the units that wait for it, once for each edge.
         wait: by unit, how many edges it waits for.
+        roots: the units that wait for none, where they are known.
 
-    The two are not changed: graphs share them between runs.
+    They are not changed: graphs share them between runs.
 
     Example:
         >>> frontier = Frontier(unlocks=[[1], []], wait=[0, 1])
@@ -36,14 +37,22 @@ class Frontier:
         [1]
     """
 
-    __slots__ = ("_added", "_backlog", "_unlocks", "_wait", "ready")
+    __slots__ = ("_added", "_backlog", "_size", "_unlocks", "_wait", "ready")
 
-    def __init__(self, unlocks: Sequence[Sequence[int]] = (), wait: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        unlocks: Sequence[Sequence[int]] = (),
+        wait: Sequence[int] = (),
+        roots: Sequence[int] | None = None,
+    ) -> None:
         self._unlocks = unlocks
+        self._size = len(unlocks)
         self._wait = list(wait)
         self._added: dict[int, list[int]] = {}
         self._backlog: deque[Iterator[int]] = deque()
-        self.ready: deque[int] = deque(unit for unit, count in enumerate(wait) if not count)
+        if roots is None:
+            roots = [unit for unit, count in enumerate(wait) if not count]
+        self.ready: deque[int] = deque(roots)
 
     def add(self, unit: int, parents: Iterable[int] = ()) -> None:
         """Grow by one unit that waits for ``parents``: nodes that have not finished.
@@ -73,11 +82,16 @@ class Frontier:
         """
         if self._added and node in self._added:
             self._release(self._added.pop(node))
-        if node < len(self._unlocks) and (unlocks := self._unlocks[node]):
-            if len(unlocks) > SLICE:
-                self._backlog.append(iter(unlocks))
-                return True
-            self._release(unlocks)
+        if node >= self._size or not (unlocks := self._unlocks[node]):
+            return False
+        if len(unlocks) > SLICE:
+            self._backlog.append(iter(unlocks))
+            return True
+        wait = self._wait
+        for unit in unlocks:  # _release, without the call: this is every step of every run
+            left = wait[unit] = wait[unit] - 1
+            if not left:
+                self.ready.append(unit)
         return False
 
     def _release(self, units: Iterable[int]) -> None:

@@ -323,9 +323,9 @@ class Limiter:
 
     def _give(self, queue: Queue, gpus: tuple[tuple[int, int], ...]) -> tuple[Hashable, Lease]:
         wanted, lease = queue.wanted, queue.lease
-        earlier = self._line.earlier(queue.turn)
-        passed = [other for other in earlier if self._is_at_expense(wanted, gpus, other.wanted)]
-        ticket = self._line.leave_granted(queue, passed)
+        passed = self._line.passed_by(queue)
+        harmed = [other for other in passed if self._is_at_expense(wanted, gpus, other.wanted)]
+        ticket = self._line.leave_granted(queue, harmed)
         self._cpu_free -= wanted.cpu_millis
         self._memory_free -= wanted.memory_bytes
         self._devices.take(gpus)
@@ -394,7 +394,7 @@ class Limiter:
     def _explain_closing(self, ticket: Hashable, queue: Queue) -> Iterator[str]:
         line = self._line
         closed = f"has been overtaken as often as is allowed ({self.max_overtakes})"
-        shutting = "has been passed or moved back by nested requests more often than is allowed"
+        shutting = "has been held up by nested requests more often than is allowed"
         for earlier in line.earlier(queue.turn_of(ticket)):
             if line.is_shutting(earlier) and not queue.nested:
                 yield f"{earlier.head!r} goes first, because it {shutting}."

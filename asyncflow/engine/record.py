@@ -67,7 +67,7 @@ class RunRecord:
         self.context = context
         self.fail_fast = failure_policy == "fail_fast"
         self.bus = EventBus(run_id, clock)
-        self.frontier = Frontier(graph.unlocks, graph.wait)
+        self.frontier = Frontier(graph.unlocks, graph.wait, graph.roots)
         self.states = bytearray(size)
         self.values: list[Any] = [MISSING] * len(graph.producers)
         self.consumers = array("q", graph.consumers) if graph.kept is not None else None

@@ -22,7 +22,7 @@ from asyncflow.engine.limiter import Lease, Limiter
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import report_soon, unit_fields
 from asyncflow.engine.settlement import Settlement
-from asyncflow.engine.stopping import Stopping
+from asyncflow.engine.stopping import Closing, Stopping
 from asyncflow.graph.binding import Frame
 from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.lane import Lane
@@ -35,8 +35,11 @@ TURN_SECONDS = 0.002
 # Completions and starts are handled this many at a time between two looks at the clock.
 _CHUNK = 16
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 2048
+# A single task that somebody cancelled before its first step is noticed this much later.
+_LOOK_SECONDS = 0.1
 _NOTHING = Demand()
 _NO_ARGS: list[object] = []
+_RUNNING = Phase.RUNNING
 
 
 class Scheduler:
@@ -74,19 +77,22 @@ class Scheduler:
         inline = lanes["inline"]
         assert isinstance(inline, InlineLane)
         self._inline = inline
+        self._eager = inline.starts_eagerly
         self.settlement = Settlement(self, random)
         self.stopping = Stopping(self, grace_seconds=grace_seconds, max_abandoned=max_abandoned)
         # How many timers may still lead to something: while one is set, nothing is stuck.
         self.timers = 0
         self.releasing: deque[RunRecord] = deque()
         self.resumed: deque[Attempt] = deque()
+        self.closing: deque[Closing] = deque()
         self._completions: deque[Attempt] = deque()
         self._starting: deque[RunRecord] = deque()
-        self._with_ready: deque[RunRecord] = deque()
+        self.with_ready: deque[RunRecord] = deque()
         self._waiting_for_lane: dict[str, deque[RunRecord]] = {}
         self._asked = False  # the limiter, since it last had nothing to grant
         self._complete = self.complete
         self._batch: list[Attempt] = []
+        self._look_later = False
         self._batch_limit = _SMALLEST_BATCH * 4
         self._scheduled = False
         # Without one of its own a callback would keep the first caller's context alive.
@@ -103,7 +109,15 @@ class Scheduler:
     def complete(self, attempt: Attempt) -> None:
         """A lane's report that a call ended."""
         self._completions.append(attempt)
-        if not self._scheduled:
+        if self._scheduled:
+            return
+        if self.in_flight == 1 and not self._eager:
+            # The only one: its own task makes the turn, and a chain of steps takes one turn
+            # of the loop for each instead of two.
+            self._scheduled = True
+            self._batch.clear()
+            self._turn()
+        else:
             self.wake()
 
     def _turn(self) -> None:
@@ -115,13 +129,16 @@ class Scheduler:
             if self._completions or self.releasing:
                 self._settle_some()
             more = self._start_some() or self._completions or self.releasing
-            if self.stopping.has_closing:
+            if self.closing:
                 more = self.stopping.close_some()
             if not more or self.clock() >= until:
                 break
-        if more or self._batch:
+        if more or len(self._batch) > 1:
             self.loop.call_soon(self._turn, context=self._context)
             return
+        if self._batch and not self._look_later:
+            self._look_later = True
+            self.loop.call_later(_LOOK_SECONDS, self._look_again, context=self._context)
         self._scheduled = False
         if not self.in_flight and not self.timers and self.runs:
             self.stopping.break_stall()
@@ -141,6 +158,10 @@ class Scheduler:
             limit = min(int(TURN_SECONDS / 2 / each), 2 * self._batch_limit, _LARGEST_BATCH)
             self._batch_limit = max(_SMALLEST_BATCH, limit)
 
+    def _look_again(self) -> None:
+        self._look_later = False
+        self.wake()
+
     # -- starting ------------------------------------------------------------------------
 
     def add(self, run: RunRecord) -> None:
@@ -159,16 +180,19 @@ class Scheduler:
         while self._starting:
             self._begin(self._starting.popleft())
         left = self.max_concurrency - self.in_flight
-        if not self._inline.starts_eagerly:
-            left = min(left, self._batch_limit - len(self._batch))
+        if not self._eager:
+            rest = self._batch_limit - len(self._batch)
+            if rest < left:
+                left = rest
         if left <= 0:
             return False
         if left > _CHUNK:
             left = _CHUNK
-        while left > 0 and self._start_parked():
-            left -= 1
-        while left > 0 and self._with_ready:
-            left -= self._start_share(self._with_ready[0], left)
+        if self.resumed or self._limiter is not None or self._waiting_for_lane:
+            while left > 0 and self._start_parked():
+                left -= 1
+        while left > 0 and self.with_ready:
+            left -= self._start_share(self.with_ready[0], left)
         return left <= 0 or self._asked
 
     def _begin(self, run: RunRecord) -> None:
@@ -189,7 +213,7 @@ class Scheduler:
         """Let a run take its turn among those that have ready units."""
         if not run.queued and run.frontier.ready:
             run.queued = True
-            self._with_ready.append(run)
+            self.with_ready.append(run)
 
     def _start_parked(self) -> bool:
         """Take on one attempt whose back-off is over, whose capacity or worker is there."""
@@ -234,7 +258,7 @@ class Scheduler:
 
     def _start_share(self, run: RunRecord, room: int) -> int:
         """Take on ready units of the run whose turn it is: one, or all if it is alone."""
-        with_ready = self._with_ready
+        with_ready = self.with_ready
         ready = run.frontier.ready
         if len(with_ready) > 1:
             with_ready.rotate(-1)
@@ -259,12 +283,17 @@ class Scheduler:
         What :meth:`advance` does step by step and with all its questions takes four times
         as long, which is most of what a run of 100,000 small steps costs.
         """
-        placed = run.graph.nodes[node]
-        values = run.values
-        inline = self._inline
+        graph, inline = run.graph, self._inline
+        placed = graph.nodes[node]
+        slots = graph.slots[node]
+        if slots:
+            values = run.values
+            args = [values[slot] for slot in slots]
+        else:
+            args = []
         attempt = Attempt(
             placed.step.func,
-            [values[slot] for slot in run.graph.slots[node]],
+            args,
             None,
             run.context.copy(),
             placed.name,
@@ -273,7 +302,7 @@ class Scheduler:
             run=run,
             unit=node,
             node=node,
-            phase=Phase.RUNNING,
+            phase=_RUNNING,
             lane=inline,
             alone=True,
         )
@@ -282,10 +311,7 @@ class Scheduler:
         self.in_flight += 1
         if run.bus.listening:
             self._announce_start(attempt, inline)
-        else:
-            attempt.unit_announced = True
-            run.bus.sequence += 2
-        if not inline.starts_eagerly:
+        if not self._eager:
             self._batch.append(attempt)
         inline.start_coroutine(attempt)
 
@@ -450,7 +476,7 @@ class Scheduler:
         if attempt.phase is Phase.RUNNING:
             self._announce_start(attempt, lane)
         if lane is self._inline:
-            if not self._inline.starts_eagerly:
+            if not self._eager:
                 self._batch.append(attempt)
         elif attempt.worker is None:
             attempt.keep_worker = len(run.graph.units.members_of(attempt.unit)) > 1
@@ -482,8 +508,12 @@ class Scheduler:
                 self.releasing.popleft()
             self.queue(run)
         completions = self._completions
-        settle = self.settlement.settle
+        settlement = self.settlement
         left = min(_CHUNK, len(completions))
         while left:
-            settle(completions.popleft())
             left -= 1
+            attempt = completions.popleft()
+            if attempt.alone and attempt.error is None:
+                settlement.succeed_alone(attempt)
+            else:
+                settlement.settle(attempt)

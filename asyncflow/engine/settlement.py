@@ -47,35 +47,38 @@ class Settlement:
             return
         self._scheduler.in_flight -= 1
         del run.in_flight[attempt.unit]
-        if attempt.alone and attempt.error is None:
-            self._succeed_alone(run, attempt)
-        elif attempt.phase is Phase.CONDITION:
+        if attempt.phase is Phase.CONDITION:
             self._settle_condition(attempt)
         elif attempt.error is None and attempt.stop is not Stop.TIMEOUT:
             self._succeed(attempt)
         else:
             self.fail(attempt)
 
-    def _succeed_alone(self, run: RunRecord, attempt: Attempt) -> None:
-        """What :meth:`_succeed` and :meth:`end_unit` do, for a node that holds nothing."""
-        node = attempt.node
+    def succeed_alone(self, attempt: Attempt) -> None:
+        """What :meth:`settle` comes to for a node that holds nothing and succeeded."""
+        run, node, scheduler = attempt.run, attempt.node, self._scheduler
+        scheduler.in_flight -= 1
+        del run.in_flight[node]
         run.values[run.graph.outputs[node]] = attempt.value
         run.started[node] = attempt.started
         run.finished[node] = attempt.finished
         run.states[node] = SUCCEEDED
         run.left -= 1
         if run.stopping is None:
-            if run.frontier.finished(node):
-                self._scheduler.releasing.append(run)
-            if not run.queued and run.frontier.ready:
-                self._scheduler.queue(run)
-        if run.bus.listening:
-            run.bus.publish(events.NodeFinished, **finish_fields(run, node))
-            run.bus.publish(events.UnitFinished, node=attempt.name)
+            frontier = run.frontier
+            if frontier.finished(node):
+                scheduler.releasing.append(run)
+            if frontier.ready and not run.queued:
+                run.queued = True
+                scheduler.with_ready.append(run)
+        bus = run.bus
+        if bus.listening:
+            bus.publish(events.NodeFinished, **finish_fields(run, node))
+            bus.publish(events.UnitFinished, node=attempt.name)
         else:
-            run.bus.sequence += 2
+            bus.sequence += 2 if attempt.unit_announced else 4
         if not run.left or run.stopping is not None:
-            self._scheduler.stopping.end_if_over(run)
+            scheduler.stopping.end_if_over(run)
 
     def _succeed(self, attempt: Attempt) -> None:
         run, node = attempt.run, attempt.node

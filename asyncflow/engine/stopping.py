@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,10 @@ from asyncflow.states import CANCELLED, FAILED, FAILURES, RunState
 if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
 
-__all__ = ["Stopping"]
+__all__ = ["Closing", "Stopping"]
+
+# A stopped run and what becomes of the nodes that it did not come to.
+Closing = tuple[RunRecord, Generator[list[tuple[int, int]]]]
 
 
 class Stopping:
@@ -32,7 +34,6 @@ class Stopping:
         self._scheduler = scheduler
         self._grace_seconds = grace_seconds
         self._max_abandoned = max_abandoned
-        self._closing: deque[tuple[RunRecord, Generator[list[tuple[int, int]]]]] = deque()
 
     # -- timers --------------------------------------------------------------------------
 
@@ -64,6 +65,7 @@ class Stopping:
         if attempt.stop is not Stop.NONE:
             return
         attempt.stop = why
+        attempt.alone = False
         attempt.cancel_requested = True
         self.drop_timer(attempt)
         self.set_timer(attempt, self._grace_seconds, self._abandon)
@@ -94,8 +96,8 @@ class Stopping:
 
     # -- runs ----------------------------------------------------------------------------
 
-    def stop(self, run: RunRecord, state: RunState, reason: str) -> None:
-        """Start nothing more of a run and cancel what runs; it ends in ``state``."""
+    def drain(self, run: RunRecord, state: RunState, reason: str) -> None:
+        """Start nothing more of a run; what runs may end, then the run ends in ``state``."""
         if run.stopping is not None or run.is_over:
             return
         run.stopping = reason
@@ -103,10 +105,17 @@ class Stopping:
         run.frontier.clear()
         for attempt in list(run.parked.values()):
             self._drop_parked(attempt)
-        for attempt in list(run.in_flight.values()):
-            self._tell_to_stop(attempt, Stop.CANCEL)
         self.end_if_over(run)
         self._scheduler.wake()
+
+    def stop(self, run: RunRecord, state: RunState, reason: str) -> None:
+        """Start nothing more of a run and cancel what runs; it ends in ``state``.
+
+        A run that drains keeps the state and the reason of that.
+        """
+        self.drain(run, state, reason)
+        for attempt in list(run.in_flight.values()):
+            self._tell_to_stop(attempt, Stop.CANCEL)
 
     def _drop_parked(self, attempt: Attempt) -> None:
         run = attempt.run
@@ -135,20 +144,15 @@ class Stopping:
             self._end(run)
         elif run.stopping is not None and not run.in_flight and not run.parked:
             run.closing = True
-            self._closing.append((run, closing_states(run)))
+            self._scheduler.closing.append((run, closing_states(run)))
             self._scheduler.wake()
-
-    @property
-    def has_closing(self) -> bool:
-        """Whether a stopped run is being brought to its end."""
-        return bool(self._closing)
 
     def close_some(self) -> bool:
         """Settle a chunk of the nodes that a stopped run did not come to."""
-        run, states = self._closing[0]
+        run, states = self._scheduler.closing[0]
         chunk = next(states, None)
         if chunk is None:
-            self._closing.popleft()
+            self._scheduler.closing.popleft()
             self._end(run)
         elif run.bus.listening:
             for node, _ in chunk:

@@ -14,30 +14,31 @@ times is closed: what it wants is kept for it, that is, nothing behind it may ov
 **Nests.** A nested request belongs to work that already holds capacity. It takes its owner's
 next turn and moves the owner's other requests back by one round, so that what was started ends
 before more is started. Nothing is kept from it, and it does not overtake: the request that is
-closed may be waiting for what the work above the nested one holds. But each time that a nested
-request passes another at its expense, or moves it back, it presses it; a request pressed more
-than `max_overtakes` times shuts the line, and nothing at all behind it is granted outside nests.
+closed may be waiting for what the work above the nested one holds. A request is pressed instead,
+each time that something nested, or what a nest moved it behind, is granted at its expense. A
+request pressed more than `max_overtakes` times shuts the line: nothing at all behind it is
+granted outside nests, for any new work could bring a nest that presses it again.
 
 **CPUs taken back** come before everything, and once closed they are kept from nests too:
 whoever holds CPUs runs, so these turns always come, and until then the holder keeps its memory
 from all others.
 
 **Why every turn comes**, if each lease ends and each work nests a finite number of requests.
-No request joins the round being served, so only finitely many have earlier turns, and by
-induction those are granted. Then either the line is shut: no new work starts, the work there is
-ends with its nests, and all is free. Or there is a last time that the request is overtaken or
-pressed. From then on nothing behind it takes any of what is short, nor makes short what is not:
-a grant that shares something with it leaves enough, and leases that end only add to that. Once
+No request joins the round being served, so only finitely many get a turn before the one that a
+request was given. If it shuts the line, then nothing moves it back for ever, only finitely many
+remain ahead, no other work starts, the work there is ends with its nests, and all is free. If
+it does not, there is a last time that it is overtaken or pressed. From then on whatever is
+granted shares nothing with it or leaves it enough, and leases that end only add to that; so once
 the leases from before have ended, memory and devices suffice for good. CPUs can fall short again
-only where lenders take theirs back; then nothing behind it takes any, so there are no new
-lenders, and when enough have ended, everything it wants is free at the same moment.
+only where lenders take theirs back; then nothing takes any of what is short, so there are no new
+lenders, and once enough of them have ended, everything it wants is free at the same moment.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
@@ -95,9 +96,9 @@ class Queue:
     """Waiting requests of one owner for one demand, in order of arrival: only the head competes.
 
     `turns` and `overtaken_by` are counted without the owner's `back`, so that moving a queue
-    back need not touch them. `turn` is the head's, as it is listed. `wanted` is what a grant
-    takes. `lease` is set if this is the one request to take that lease's CPUs back. `pressed`
-    counts how often nests passed the head at its expense or moved it back.
+    back need not touch them. `turn` is the head's, as it is listed; `first_turn` is what it was
+    when it became head, before nests moved it back. `wanted` is what a grant takes. `lease` is
+    set if this is the one request to take that lease's CPUs back.
     """
 
     owner: _Owner
@@ -106,6 +107,7 @@ class Queue:
     nested: bool
     lease: Lease | None = None
     turn: Turn = _FIRST
+    first_turn: Turn = _FIRST
     turns: OrderedDict[Hashable, Turn] = field(default_factory=OrderedDict)
     overtaken_by: list[Turn] = field(default_factory=list)
     pressed: int = 0
@@ -129,8 +131,8 @@ class Queue:
         return not self.nested or earlier.lease is not None
 
     def note_pass(self, later: Queue) -> None:
-        """Remember that the head of a later queue was granted at the expense of this head."""
-        if later.yields_to(self):
+        """Remember that the head of another queue was granted at the expense of this head."""
+        if later.turn > self.turn and later.yields_to(self):
             self.overtaken_by.append(later.turn.moved(-self.back))
         else:
             self.pressed += 1
@@ -140,6 +142,7 @@ class Queue:
         turn = self.turns[self.head]
         self.overtaken_by = [other for other in self.overtaken_by if other > turn]
         self.pressed = 0
+        self.first_turn = self.turn_of(self.head)
 
 
 _by_turn = attrgetter("turn")
@@ -158,6 +161,7 @@ class Line:
         self.max_overtakes = max_overtakes
         self.heads: list[Queue] = []  # by turn; a queue is in here exactly while it has turns
         self._waiting: dict[Hashable, Queue] = {}
+        self._moved: set[Queue] = set()  # whose heads are not where they were first
         self._owners: dict[Hashable, _Owner] = {}
         self._sweep_owners_at = _OWNERS_BEFORE_SWEEP
         self._arrivals = 0
@@ -204,6 +208,7 @@ class Line:
         headed = queue.head == ticket
         if headed:
             self._unlist(queue)
+            self._moved.discard(queue)
         del queue.turns[ticket]
         if not queue.turns:
             self._retire(queue)
@@ -217,7 +222,7 @@ class Line:
 
         Parameters:
             queue: the queue.
-            at_expense_of: those of the `earlier` queues whose heads it leaves too little.
+            at_expense_of: those `passed_by` it whose heads it leaves too little.
         """
         for earlier in at_expense_of:
             earlier.note_pass(queue)
@@ -234,6 +239,7 @@ class Line:
         queue.turns[ticket] = turn
         if len(queue.turns) > 1:
             return False
+        queue.note_new_head()
         self._list(queue)
         return True
 
@@ -301,8 +307,8 @@ class Line:
         account.back += 1
         account.last[False] += 1
         for queue in queues:
-            queue.pressed += 1
             self._list(queue)
+        self._moved.update(queues)
 
     # ------------------------------------------------------------- overtaking
 
@@ -321,6 +327,12 @@ class Line:
     def earlier(self, turn: Turn) -> list[Queue]:
         """Return the queues whose heads come before this turn."""
         return self.heads[: bisect_left(self.heads, turn, key=_by_turn)]
+
+    def passed_by(self, queue: Queue) -> list[Queue]:
+        """Return the queues whose heads had an earlier turn at first than that of a queue."""
+        turn = queue.turn
+        moved = [other for other in self._moved if other.first_turn < turn < other.turn]
+        return self.earlier(turn) + moved
 
     def is_closed(self, queue: Queue) -> bool:
         """Return whether the head of a queue has been overtaken as often as is allowed."""
@@ -344,6 +356,7 @@ class Line:
         listed = [queue.turn for queue in self.heads]
         assert listed == sorted(set(listed)), "heads out of order"
         assert set(self.heads) == set(self._waiting.values())
+        assert self._moved == {queue for queue in self.heads if queue.first_turn != queue.turn}
         assert sum(len(queue.turns) for queue in self.heads) == len(self._waiting)
         for queue in self.heads:
             turns = list(queue.turns.values())

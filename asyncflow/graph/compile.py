@@ -68,11 +68,13 @@ def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
     _check_outside(blueprint, wiring, problems)
     _check_names(blueprint, wiring, problems)
     children = yield from children_of(wiring.parents)
-    labels = [node.step.execution_group for node in nodes]
-    order = yield from topological_order(wiring.parents, children, labels if any(labels) else None)
+    labels = yield from _labels_of(nodes)
+    order = yield from topological_order(wiring.parents, children, labels)
     if len(order) < len(nodes):
         _report_cycles(nodes, wiring, order, problems)
-    units = yield from make_units(nodes, order, blueprint.groups, problems)
+    units = yield from make_units(
+        nodes, order if labels else None, blueprint.groups, problems
+    )
     warnings = yield from _check_devices(nodes, units, problems)
     if problems:
         _refuse(blueprint, problems)
@@ -97,6 +99,15 @@ def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None]:
                 f"step {node.name!r} is a generator function, which cannot be a step; return a "
                 "list, or yield inside a function that the step calls"
             )
+
+
+def _labels_of(nodes: Sequence[Node]) -> Generator[None, None, list[str | None] | None]:
+    """Each node's execution group; None where no node has one."""
+    labels: list[str | None] = []
+    for index in range(0, len(nodes), CHUNK):
+        labels.extend(node.step.execution_group for node in nodes[index : index + CHUNK])
+        yield
+    return labels if any(labels) else None
 
 
 def _check_outside(blueprint: Blueprint, wiring: Wiring, problems: list[str]) -> None:

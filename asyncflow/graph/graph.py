@@ -33,6 +33,7 @@ class Graph:
         units: what is dispatched as one.
         unlocks: the units that wait for each node, once for each edge.
         wait: how many edges from outside each unit waits for.
+        roots: the units that wait for nothing.
         alone: by node, whether it is a coroutine that is a unit of its own, asks for
             nothing, takes only the values of its inputs, and has one output of its own.
         warnings: advice about groups and devices.
@@ -66,6 +67,7 @@ class Graph:
         self.warnings = warnings
         self.unlocks: Sequence[Sequence[int]] = children
         self.wait: list[int] = []
+        self.roots: tuple[int, ...] = ()
         self.alone = bytearray(len(blueprint.nodes))
         self.kept: frozenset[int] | None = None
         self.consumers: Sequence[int] = ()
@@ -83,9 +85,13 @@ class Graph:
         """Make a graph and work out what follows from its edges."""
         graph = cls(blueprint, wiring, order, children, units, warnings)
         if units.members is None:
-            graph.wait = [len(above) for above in wiring.parents]
+            for index in range(0, len(wiring.parents), CHUNK):
+                graph.wait.extend(map(len, wiring.parents[index : index + CHUNK]))
+                yield
         else:
             yield from graph._count_between_units()
+        graph.roots = tuple(unit for unit, count in enumerate(graph.wait) if not count)
+        yield
         if blueprint.outputs is not None:
             yield from graph._count_consumers(blueprint.outputs)
         elif units.members is None:

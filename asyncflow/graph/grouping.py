@@ -79,14 +79,22 @@ class Units(msgspec.Struct):
 
 def make_units(
     nodes: Sequence[Node],
-    order: Sequence[int],
+    order: Sequence[int] | None,
     groups: Mapping[str, Group],
     problems: list[str],
 ) -> Generator[None, None, Units]:
-    """Cut the order into units and work out lane and resources of each."""
-    if not any(node.step.execution_group for node in nodes):
+    """Cut the order into units and work out lane and resources of each.
+
+    Args:
+        order: of execution; None where no node has a label.
+    """
+    if order is None:
         return (yield from _single_units(nodes))
-    runs = list(_runs(nodes, order))
+    runs: list[tuple[str | None, tuple[int, ...]]] = []
+    for run in _runs(nodes, order):
+        runs.append(run)
+        if not len(runs) % _CHUNK:
+            yield
     names = iter(group_names([label for label, _ in runs if label is not None]))
     units = Units([0] * len(nodes), [], [], {}, {})
     assert units.members is not None

@@ -39,7 +39,7 @@ def topological_order(
         parents, children: by node, without duplicates.
         labels: each node's execution group; None where no node has one.
     """
-    if labels is None and _is_declared_in_order(parents):
+    if labels is None and (yield from _is_declared_in_order(parents)):
         return range(len(parents))
     placer = _Placer(parents, children, labels)
     for count in iter(placer.place_next, 0):
@@ -48,8 +48,13 @@ def topological_order(
     return placer.order
 
 
-def _is_declared_in_order(parents: Sequence[tuple[int, ...]]) -> bool:
-    return all(not above or max(above) < index for index, above in enumerate(parents))
+def _is_declared_in_order(parents: Sequence[tuple[int, ...]]) -> Generator[None, None, bool]:
+    for index, above in enumerate(parents):
+        if above and max(above) >= index:
+            return False
+        if not index % _CHUNK:
+            yield
+    return True
 
 
 class _Placer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
@@ -11,6 +12,9 @@ from asyncflow.lanes.lane import Call, Lane, LaneStatistics, invoke, without_lan
 
 __all__ = ["InlineLane"]
 
+MakeTask = Callable[
+    [Coroutine[Any, Any, None], str, contextvars.Context], "asyncio.Task[None]"
+]
 EAGER = sys.version_info >= (3, 12)
 
 
@@ -30,36 +34,15 @@ class InlineLane(Lane):
     name: ClassVar[str] = "inline"
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
-        self._loop = loop
         self._clock = clock
         self._lost = 0
         # A loop with a task factory of its own (instrumentation) is obeyed.
-        self._make_task = self._task if loop.get_task_factory() is None else self._loop_task
         self.starts_eagerly = EAGER and loop.get_task_factory() is None
-
-    def _task(self, coroutine: Coroutine[Any, Any, None], call: Call) -> asyncio.Task[None]:
-        if EAGER:
-            return asyncio.Task(
-                coroutine,
-                loop=self._loop,
-                name=call.name,
-                context=call.context,
-                eager_start=True,  # type: ignore[call-arg,unused-ignore]
-            )
-        return asyncio.Task(coroutine, loop=self._loop, name=call.name, context=call.context)
-
-    def _loop_task(self, coroutine: Coroutine[Any, Any, None], call: Call) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = self._loop.create_task(
-            coroutine, name=call.name, context=call.context
-        )
-        return task
+        self._make_task = _task_maker(loop)
+        self.start_coroutine = _coroutine_starter(loop, clock, self._make_task)
 
     def start(self, call: Call) -> None:
-        call.handle = self._make_task(self._run(call), call)
-
-    def start_coroutine(self, call: Call) -> None:
-        """Like :meth:`start`, for a coroutine function that takes no keywords: the hot path."""
-        call.handle = self._make_task(_await(call, self._clock), call)
+        call.handle = self._make_task(self._run(call), call.name, call.context)
 
     async def _run(self, call: Call) -> None:
         call.started = self._clock()
@@ -108,12 +91,49 @@ class InlineLane(Lane):
         return None
 
 
-async def _await(call: Call, clock: Callable[[], float]) -> None:
-    call.started = clock()
-    try:
-        call.value = await call.func(*call.args)
-    except BaseException as error:
-        # As in InlineLane._run.
-        call.error = without_lane_frames(error)
-    call.finished = clock()
-    call.done(call)
+def _task_maker(loop: asyncio.AbstractEventLoop) -> MakeTask:
+    # Keywords are spelled out at each call: a functools.partial would merge two dicts for
+    # every task.
+    if loop.get_task_factory() is not None:
+        return lambda coroutine, name, context: loop.create_task(
+            coroutine, name=name, context=context
+        )
+    task: Any = asyncio.Task
+    if EAGER:
+        return lambda coroutine, name, context: task(
+            coroutine, loop=loop, name=name, context=context, eager_start=True
+        )
+    return lambda coroutine, name, context: task(coroutine, loop=loop, name=name, context=context)
+
+
+def _coroutine_starter(
+    loop: asyncio.AbstractEventLoop, clock: Callable[[], float], make_task: MakeTask
+) -> Callable[[Call], None]:
+    """:meth:`InlineLane.start` for coroutine functions without keywords: the hot path."""
+
+    async def run(call: Call) -> None:
+        call.started = clock()
+        try:
+            call.value = await call.func(*call.args)
+        except BaseException as error:
+            # As in InlineLane._run.
+            call.error = without_lane_frames(error)
+        call.finished = clock()
+        call.done(call)
+
+    task: Any = asyncio.Task
+
+    def start(call: Call) -> None:
+        call.handle = task(run(call), loop=loop, name=call.name, context=call.context)
+
+    def start_eagerly(call: Call) -> None:
+        call.handle = task(
+            run(call), loop=loop, name=call.name, context=call.context, eager_start=True
+        )
+
+    def start_by_factory(call: Call) -> None:
+        call.handle = make_task(run(call), call.name, call.context)
+
+    if loop.get_task_factory() is not None:
+        return start_by_factory
+    return start_eagerly if EAGER else start
