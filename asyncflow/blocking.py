@@ -28,8 +28,10 @@ def run_blocking(make: Callable[[], Coroutine[Any, Any, T]], what: str) -> T:
     except RuntimeError:
         pass
     else:
-        raise RuntimeError(f"{what} was called inside a running event loop; await its twin instead: "
-                           f"await {what.removesuffix('()').removesuffix('_sync')}(…)")
+        raise RuntimeError(
+            f"{what} was called inside a running event loop; await its twin instead: "
+            f"await {what.removesuffix('()').removesuffix('_sync')}(…)"
+        )
     loop = asyncio.new_event_loop()
     try:
         asyncio.set_event_loop(loop)

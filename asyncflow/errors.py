@@ -126,7 +126,7 @@ def text_of(error: BaseException | None) -> str:
         return ""
     try:
         message = str(error)
-    except Exception as unprintable:
+    except Exception as unprintable:  # noqa: BLE001 - str() is the user's
         message = f"(its text cannot be shown: str() raised {type(unprintable).__name__})"
     if len(message) > _LONGEST_TEXT:
         message = f"{message[:_LONGEST_TEXT]}… ({len(message) - _LONGEST_TEXT} more characters)"

@@ -375,6 +375,7 @@ class _LivePainter:
         self._console = console
         self._pace = _Pace()
         self._live: Live | None = None
+        self._widest_name = 1
 
     def open(self) -> None:
         from rich.console import Console
@@ -419,11 +420,12 @@ class _LivePainter:
         bar = ProgressBar(
             snapshot.total or 1, snapshot.done, 30, complete_style=style, finished_style=style
         )
-        line = Table.grid(padding=(0, 1))
+        line = Table.grid(padding=(0, 2))
+        done = f"{snapshot.done:{len(f'{snapshot.total:,}')},}"
         line.add_row(
             Text(shown(snapshot.pipeline_name), "bold", overflow="ellipsis", no_wrap=True),
             bar,
-            Text(f"{snapshot.done:,}/{snapshot.total:,}", no_wrap=True),
+            Text(f"{done}/{snapshot.total:,}", no_wrap=True),
             Text(_percent(snapshot), "cyan", no_wrap=True),
             Text(_duration(snapshot.elapsed_seconds), "dim", no_wrap=True),
             Text(str(self._pace), "dim", no_wrap=True),
@@ -451,20 +453,23 @@ class _LivePainter:
 
         assert self._live is not None
         room = max(1, self._live.console.height - 5)
-        running = [
-            node for node in snapshot.running if node.elapsed_seconds >= _ROW_SECONDS
-        ][: min(room, _MOST_ROWS)]
+        running = [node for node in snapshot.running if node.elapsed_seconds >= _ROW_SECONDS][
+            : min(room, _MOST_ROWS)
+        ]
         if not running:
             return None
+        names = [_name(node) for node in running]
+        # It only grows: columns that move with every name that comes and goes are no table.
+        self._widest_name = max(self._widest_name, *(min(name.cell_len, 40) for name in names))
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=40)
+        table.add_column(no_wrap=True, overflow="ellipsis", width=self._widest_name)
         table.add_column(no_wrap=True, justify="right")
         table.add_column(no_wrap=True, overflow="ellipsis")
-        for node in running:
+        for node, name in zip(running, names, strict=True):
             spin = self._SPINNER[int(node.elapsed_seconds * 10) % len(self._SPINNER)]
             took = Text(_duration(node.elapsed_seconds), "dim")
-            table.add_row(Text(f" {spin}", "cyan"), _name(node), took, _report(node))
+            table.add_row(Text(f" {spin}", "cyan"), name, took, _report(node))
         left_out = snapshot.counts.get(NodeState.RUNNING, 0) - len(running)
         if left_out > 0:
             table.add_row("", Text(f"… and {left_out:,} more", "dim"))

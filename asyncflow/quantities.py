@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import SupportsIndex
 
-__all__ = ["format_bytes", "format_cpu", "parse_bytes", "parse_cpu"]
+__all__ = ["at_least_one", "format_bytes", "format_cpu", "parse_bytes", "parse_cpu"]
 
 _LARGEST = 2**62
 _LONGEST_NUMBER = 64
@@ -25,6 +25,17 @@ _BYTE_UNITS: dict[str, int] = (
     | {f"{letter}i{b}": factor for letter, factor in _BINARY.items() for b in ("", "B")}
     | {f"{letter}{b}": factor for letter, factor in _DECIMAL.items() for b in ("", "B")}
 )
+
+
+def at_least_one(name: str, value: object) -> int:
+    """Return a whole number of 1 or more.
+
+    Raises:
+        ValueError: if it is none; the message names `name`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} takes a whole number of 1 or more, got {value!r}")
+    return value
 
 
 def parse_cpu(value: str | int | float) -> int:

@@ -15,7 +15,6 @@ from asyncflow.errors import (
     StepSkipped,
     text_of,
 )
-from asyncflow.graph.node import MISSING
 from asyncflow.states import NodeState, RunState
 from asyncflow.step import Step
 
@@ -82,6 +81,7 @@ class ResultSource(msgspec.Struct, frozen=True):
     assets: Mapping[str, int]
     step_of: Callable[[int], Step[..., Any]]
     make: Callable[[int], StepResult]
+    value_of_node: Callable[[int], Any]
     value_of_asset: Callable[[int], Any]
     producers_of: Callable[[int], tuple[int, ...]]
     kept: Callable[[Any], bool]
@@ -132,9 +132,9 @@ class PipelineResult:
         source = self._source
         found: dict[str, Any] = {}
         for name, index in source.names.items():
-            value = source.make(index)
-            if value.status is NodeState.SUCCEEDED and source.kept(value.output):
-                found[name] = value.output
+            value = source.value_of_node(index)
+            if source.kept(value):
+                found[name] = value
         for name, number in source.assets.items():
             value = source.value_of_asset(number)
             if source.kept(value):
@@ -179,9 +179,7 @@ class PipelineResult:
         if name not in source.names:
             raise KeyError(f"pipeline {self.pipeline_name!r} has no asset or step {name!r}")
         index = source.names[name]
-        result = source.make(index)
-        value = result.output if result.status is NodeState.SUCCEEDED else MISSING
-        return value, (index,)
+        return source.value_of_node(index), (index,)
 
     def _name_of(self, key: str | Step[..., Any]) -> str:
         if isinstance(key, str):
@@ -271,9 +269,7 @@ class PipelineResult:
         """A few lines for people: the counts, the slowest steps, and what went wrong."""
         results = list(self.step_results.values())
         counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
-        lines = [
-            f"{self.pipeline_name}: {self.state} in {self.duration_seconds:.3g} s ({counts})"
-        ]
+        lines = [f"{self.pipeline_name}: {self.state} in {self.duration_seconds:.3g} s ({counts})"]
         slowest = sorted(results, key=lambda r: r.duration_seconds, reverse=True)[:3]
         spent = [f"{r.step_name} {r.duration_seconds:.3g} s" for r in slowest if r.duration_seconds]
         if spent:
@@ -314,4 +310,3 @@ class PipelineResult:
 
 
 _FAILED = frozenset({NodeState.FAILED, NodeState.TIMED_OUT, NodeState.ABANDONED})
-

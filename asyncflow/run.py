@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 import msgspec
 
@@ -215,15 +214,21 @@ class Run:
 
         An anyio scope would deliver its cancel again in every turn of the loop, and burn a
         core until the run is over; its shield holds that off.
+
+        Raises:
+            CancelledError: this task was cancelled meanwhile; the run is over all the same.
         """
         from anyio import CancelScope
 
+        cancelled: asyncio.CancelledError | None = None
         with CancelScope(shield=True):
             while not self._over.is_set():
                 try:
                     await self._over.wait()
-                except asyncio.CancelledError:
-                    continue
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     def set_timeout(self, seconds: float) -> None:
         """Cancel the run when it takes longer."""
@@ -267,6 +272,7 @@ def make_result(record: RunRecord) -> PipelineResult:
             assets=graph.assets,
             step_of=lambda index: graph.nodes[index].step,
             make=step_result,
+            value_of_node=record.value_of,
             value_of_asset=lambda asset: record.values[asset],
             producers_of=graph.producers_of,
             kept=lambda value: value is not MISSING and value is not FREED,

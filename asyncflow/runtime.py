@@ -21,7 +21,7 @@ from asyncflow.errors import CapacityError, GraphError
 from asyncflow.graph.graph import Graph
 from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.thread import ThreadLane
-from asyncflow.resources import parse_bytes, parse_cpu
+from asyncflow.quantities import at_least_one, parse_bytes, parse_cpu
 from asyncflow.run import Run
 from asyncflow.states import RunState
 
@@ -88,8 +88,8 @@ class Runtime:
             raise ValueError(f"oversized is 'clamp' or 'error', not {oversized!r}")
         if isinstance(taints, str):
             raise TypeError(f"taints takes a list of names; write taints=[{taints!r}]")
-        self.max_concurrency = _positive("max_concurrency", max_concurrency)
-        self.max_threads = _positive("max_threads", max_threads or DEFAULT_THREADS)
+        self.max_concurrency = at_least_one("max_concurrency", max_concurrency)
+        self.max_threads = at_least_one("max_threads", max_threads or DEFAULT_THREADS)
         self._cpu_millis = None if max_cpus is None else parse_cpu(max_cpus)
         self._memory_bytes = None if max_memory is None else parse_bytes(max_memory)
         self._devices = declared_devices(max_gpus)
@@ -97,7 +97,7 @@ class Runtime:
         self._labels = dict(labels or {})
         self._taints = tuple(taints)
         self._grace_seconds = grace_seconds
-        self._max_abandoned = _positive("max_abandoned", max_abandoned)
+        self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
         self._scheduler: Scheduler | None = None
         self._limiter: Limiter | None = None
         self._closed = False
@@ -136,10 +136,16 @@ class Runtime:
         records = list(scheduler.runs.values())
         for record in records:
             scheduler.stopping.stop(record, RunState.CANCELLED, "the runtime was closed")
+        cancelled: asyncio.CancelledError | None = None
         for record in records:
-            await Run(scheduler, record).wait_shielded()
+            try:
+                await Run(scheduler, record).wait_shielded()
+            except asyncio.CancelledError as error:
+                cancelled = error
         for lane in scheduler.lanes.values():
             lane.close()
+        if cancelled is not None:
+            raise cancelled
 
     def _get_limiter(self) -> Limiter:
         if self._limiter is None:
@@ -204,7 +210,9 @@ class Runtime:
 
     def _entered(self) -> Scheduler:
         if self._scheduler is None:
-            raise RuntimeError("this Runtime was not entered; write 'async with Runtime() as runtime'")
+            raise RuntimeError(
+                "this Runtime was not entered; write 'async with Runtime() as runtime'"
+            )
         if self._closed:
             raise RuntimeError("this Runtime is closed; make another one")
         if self._scheduler.loop is not asyncio.get_running_loop():
@@ -227,9 +235,3 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 def new_run_id() -> str:
     """A run id nobody has: the UTC time and a random part."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} takes a whole number of 1 or more, got {value!r}")
-    return value

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "asyncflow"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli", "web", "__main__"}),
     frozenset({"pipeline", "orchestrator", "flow"}),
-    frozenset({"progress", "testing", "runtime"}),
+    frozenset({"progress", "testing", "runtime", "run", "blocking"}),
     frozenset({"engine", "lanes", "storage"}),
     frozenset({"result", "graph", "step", "context", "retry"}),
     frozenset({"states", "resources", "quantities", "accelerators", "events", "errors"}),
@@ -40,7 +40,12 @@ FORBIDDEN: tuple[tuple[str, str], ...] = (
 )
 
 # The functional core decides; only the scheduler around it waits, reads clocks or does I/O.
-PURE_MODULES = ("engine/frontier.py", "engine/limiter.py")
+PURE_MODULES = (
+    "engine/capacity.py",
+    "engine/frontier.py",
+    "engine/limiter.py",
+    "engine/turns.py",
+)
 IMPURE_IMPORTS = frozenset({"asyncio", "anyio", "time", "os", "threading", "random"})
 AWAITING_NODES = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from asyncflow.events import Event, Gap
+from asyncflow.quantities import at_least_one
 
 __all__ = ["EventBus", "Overflow", "Subscription"]
 
@@ -42,7 +43,7 @@ class EventBus:
             monotonic_seconds=self.clock(),
             **fields,
         )
-        for subscription in self._subscriptions:
+        for subscription in tuple(self._subscriptions):  # one that overflows leaves
             subscription.put(event)
 
     def count(self, events: int) -> None:
@@ -73,10 +74,10 @@ class EventBus:
             subscription.end()
         self._subscriptions.clear()
 
-    def gap(self, missed: int) -> Gap:
-        """The marker for events that a cursor does not have."""
+    def gap(self, missed: int, last: int) -> Gap:
+        """The marker for events that a cursor does not have, ``last`` the latest of them."""
         return Gap(
-            sequence=self.sequence,
+            sequence=last,
             run_id=self.run_id,
             wall_time=time.time(),
             monotonic_seconds=self.clock(),
@@ -91,8 +92,7 @@ class Subscription:
     """
 
     def __init__(self, bus: EventBus, since: int, buffer: int, overflow: Overflow) -> None:
-        if isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 1:
-            raise ValueError(f"events(buffer=…) takes a whole number of 1 or more, got {buffer!r}")
+        at_least_one("events(buffer=…)", buffer)
         if overflow not in ("drop_oldest", "close"):
             raise ValueError(f"events(overflow=…) is 'drop_oldest' or 'close', not {overflow!r}")
         self._bus = bus
@@ -101,6 +101,8 @@ class Subscription:
         self._overflow = overflow
         self._since = since
         self._missed = max(0, bus.sequence - since)
+        self._last_missed = bus.sequence
+        self._cut_at = 0  # the first event that overflow="close" left out
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -110,10 +112,11 @@ class Subscription:
             return
         if len(self._buffer) >= self._limit:
             if self._overflow == "close":
-                self._missed += 1
+                self._cut_at = event.sequence
                 self._ended = True
+                self._bus.drop(self)
                 return
-            self._buffer.popleft()
+            self._last_missed = self._buffer.popleft().sequence
             self._missed += 1
         self._buffer.append(event)
         self._wake()
@@ -132,22 +135,34 @@ class Subscription:
 
     async def __anext__(self) -> Event:
         while not self._buffer and not self._missed and not self._ended:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        if self._missed and (self._overflow != "close" or not self._buffer):
+            await self._event()
+        if self._missed:
             missed, self._missed = self._missed, 0
-            return self._bus.gap(missed)
+            return self._bus.gap(missed, self._last_missed)
         if self._buffer:
             return self._buffer.popleft()
+        if self._cut_at:
+            cut_at, self._cut_at = self._cut_at, 0
+            return self._bus.gap(self._bus.sequence - cut_at + 1, self._bus.sequence)
         raise StopAsyncIteration
+
+    async def _event(self) -> None:
+        """Wait until there is something to give, or the end."""
+        if self._waiter is not None:
+            # The first reader would never be woken.
+            raise RuntimeError(
+                "two tasks read one stream of events; call run.events() once for each"
+            )
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     async def aclose(self) -> None:
         """Let go of the cursor; the iteration ends."""
         self._ended = True
         self._buffer.clear()
-        self._missed = 0
+        self._missed = self._cut_at = 0
         self._bus.drop(self)
         self._wake()

@@ -25,7 +25,8 @@ def explain(scheduler: Scheduler, run: RunRecord, node: int) -> str:
     if attempt is None:
         return f"{name!r} {_not_begun(scheduler, run, node, unit)}"
     if attempt.node != node:
-        return f"{name!r} waits in its group for {attempt.name!r}, which {_at_work(scheduler, attempt)}"
+        before = f"{attempt.name!r}, which {_at_work(scheduler, attempt)}"
+        return f"{name!r} waits in its group for {before}"
     return f"{name!r} {_at_work(scheduler, attempt)}"
 
 
@@ -76,7 +77,7 @@ def _at_work(scheduler: Scheduler, attempt: Attempt) -> str:
         case Phase.CONDITION:
             return "has its condition evaluated"
         case Phase.CAPACITY:
-            return f"waits for capacity: {scheduler.limiter.explain(attempt)}"
+            return scheduler.limiter.explain(attempt).removeprefix(f"{attempt!r} ")
         case Phase.LANE:
             return f"waits for a worker: {_lane_story(scheduler, attempt)}"
         case Phase.BACKOFF:
@@ -96,4 +97,3 @@ def _lane_story(scheduler: Scheduler, attempt: Attempt) -> str:
         return f"its executor allows {run.max_workers} at once"
     statistics = scheduler.lanes[name].statistics()
     return f"all {statistics.workers} workers of the {name} lane are busy"
-

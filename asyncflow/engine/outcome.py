@@ -8,7 +8,7 @@ from typing import Any
 
 from asyncflow.engine.attempt import Attempt, Stop
 from asyncflow.engine.record import FREED, RunRecord
-from asyncflow.errors import StepCancelled, StepFailed, StepTimeout
+from asyncflow.errors import StepCancelled, StepFailed, StepTimeout, text_of
 from asyncflow.graph.node import MISSING
 from asyncflow.states import (
     ABANDONED,
@@ -34,7 +34,11 @@ def store(run: RunRecord, node: int, value: Any) -> StepFailed | None:
             values[outputs] = value
             return None
         return _produced_twice(run, node, outputs)
-    parts = _split(run, node, value)
+    try:
+        parts = _split(run, node, value)
+    except Exception as error:  # noqa: BLE001
+        # A mapping or list of the user's own, whose methods run here.
+        return _not_taken_apart(run, node, value, error)
     if isinstance(parts, StepFailed):
         return parts
     for asset in outputs:
@@ -55,6 +59,17 @@ def _produced_twice(run: RunRecord, node: int, asset: int) -> StepFailed:
         "let their conditions exclude each other",
         step=name,
     )
+
+
+def _not_taken_apart(run: RunRecord, node: int, value: Any, error: Exception) -> StepFailed:
+    name = run.graph.nodes[node].name
+    failed = StepFailed(
+        f"step {name!r} returned a {type(value).__name__} whose parts cannot be read "
+        f"({text_of(error)}); return a tuple, a list or a dict",
+        step=name,
+    )
+    failed.__cause__ = error
+    return failed
 
 
 def _split(run: RunRecord, node: int, value: Any) -> list[Any] | StepFailed:
@@ -131,7 +146,7 @@ def closing_states(run: RunRecord) -> Generator[list[tuple[int, int]]]:
     Below a failure they are ``upstream_failed``, others ``cancelled``.
     """
     chunk: list[tuple[int, int]] = []
-    for node in run.graph.order:
+    for node in run.graph.order if run.left else ():
         if run.states[node] == WAITING:
             below = any(run.states[parent] in _PASSED_ON for parent in run.graph.parents[node])
             run.states[node] = UPSTREAM_FAILED if below else CANCELLED
@@ -140,4 +155,3 @@ def closing_states(run: RunRecord) -> Generator[list[tuple[int, int]]]:
             yield chunk
             chunk = []
     yield chunk
-

@@ -13,8 +13,8 @@ from typing import Any
 
 from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import EventBus
-from asyncflow.engine.frontier import Frontier
 from asyncflow.engine.capacity import Demand
+from asyncflow.engine.frontier import Frontier
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.node import MISSING
 from asyncflow.states import FINAL, NODE_STATES, NodeState, RunState

@@ -13,6 +13,7 @@ from asyncflow.states import NODE_STATES
 
 __all__ = ["finish_fields", "report_soon", "unit_fields"]
 
+
 def unit_fields(attempt: Attempt) -> dict[str, Any]:
     """What a :class:`UnitStarted` says of the unit of an attempt."""
     run, unit, lease = attempt.run, attempt.unit, attempt.lease

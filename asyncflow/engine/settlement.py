@@ -18,7 +18,6 @@ from asyncflow.states import (
     RUNNING,
     SKIPPED,
     SUCCEEDED,
-    WAITING,
     RunState,
     check_move,
 )
@@ -59,7 +58,7 @@ class Settlement:
         run, node, scheduler = attempt.run, attempt.node, self._scheduler
         scheduler.in_flight -= 1
         del run.in_flight[node]
-        run.values[run.graph.outputs[node]] = attempt.value
+        run.values[run.graph.outputs[node]] = attempt.value  # type: ignore[index]
         run.started[node] = attempt.started
         run.finished[node] = attempt.finished
         run.states[node] = SUCCEEDED
@@ -124,7 +123,7 @@ class Settlement:
         """Go on in the unit, or end it."""
         following = self.following(attempt)
         if following is not None:
-            self._scheduler.advance(following)
+            self._scheduler.starting.advance(following)
 
     def following(self, attempt: Attempt) -> Attempt | None:
         """The first try of the unit's next member; None, and the unit ends, if none is left."""
@@ -134,7 +133,7 @@ class Settlement:
         if members is None or position == len(members[unit]) or run.stopping is not None:
             self.end_unit(attempt)
             return None
-        following = self._scheduler.new_attempt(run, unit, members[unit][position])
+        following = self._scheduler.starting.new_attempt(run, unit, members[unit][position])
         following.position = position
         _hand_over(attempt, following)
         return following
@@ -157,7 +156,7 @@ class Settlement:
             self._scheduler.limiter.release(attempt.lease)
             attempt.lease = None
         if attempt.worker is not None:
-            if attempt.keep_worker and not attempt.abandoned:
+            if attempt.keep_worker:
                 self._scheduler.lanes[attempt.worker_lane].release(attempt.worker)
             attempt.worker = None
         if attempt.capped:
@@ -175,7 +174,7 @@ class Settlement:
         if error is None:
             try:
                 wanted = bool(attempt.value)
-            except Exception as ambiguous:
+            except Exception as ambiguous:  # noqa: BLE001
                 # The truth value of an array, say: the condition's fault like any other.
                 error = ambiguous
         if error is not None:
@@ -188,7 +187,7 @@ class Settlement:
             attempt.phase = Phase.READY
             attempt.started = attempt.finished = 0.0
             attempt.value = None
-            self._scheduler.advance(attempt)
+            self._scheduler.starting.advance(attempt)
 
     def _fail_condition(self, attempt: Attempt, error: BaseException) -> None:
         failed = StepFailed(
@@ -230,7 +229,7 @@ class Settlement:
 
     def _go_on_without(self, attempt: Attempt) -> None:
         """The rest of a unit whose member was abandoned starts over, with a new worker."""
-        heir = self._scheduler.new_attempt(attempt.run, attempt.unit, attempt.node)
+        heir = self._scheduler.starting.new_attempt(attempt.run, attempt.unit, attempt.node)
         heir.position = attempt.position
         heir.unit_announced = attempt.unit_announced
         self.next_member(heir)
@@ -247,11 +246,11 @@ class Settlement:
         try:
             if not policy.wants(error, attempt.number):
                 return False
-        except Exception as broken:
+        except BaseException as broken:  # noqa: BLE001 - the predicate is the user's
             error.add_note(f"the retry predicate of the step raised {text_of(broken)}")
             return False
         delay = policy.delay_seconds(error, attempt.number, self._random)
-        following = self._scheduler.new_attempt(run, attempt.unit, node)
+        following = self._scheduler.starting.new_attempt(run, attempt.unit, node)
         following.position, following.gated = attempt.position, True
         following.number = attempt.number + 1
         following.unit_announced = attempt.unit_announced
@@ -270,7 +269,7 @@ class Settlement:
             )
         else:
             run.bus.sequence += 1
-        self._scheduler.park(following, Phase.BACKOFF)
+        self._scheduler.starting.park(following, Phase.BACKOFF)
         self._scheduler.stopping.set_timer(following, delay, self._resume)
         return True
 

@@ -10,7 +10,7 @@ from asyncflow.engine.attempt import Attempt, Phase, Stop
 from asyncflow.engine.outcome import closing_states
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import finish_fields
-from asyncflow.errors import CapacityError
+from asyncflow.errors import CapacityError, text_of
 from asyncflow.states import CANCELLED, FAILED, FAILURES, RunState
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ class Stopping:
 
     # -- timers --------------------------------------------------------------------------
 
-    def set_timer(
-        self, attempt: Attempt, seconds: float, then: Callable[[Attempt], None]
-    ) -> None:
+    def set_timer(self, attempt: Attempt, seconds: float, then: Callable[[Attempt], None]) -> None:
         """One timer for each attempt: its timeout, its grace or its back-off."""
         self._scheduler.timers += 1
         attempt.timer = self._scheduler.loop.call_later(seconds, then, attempt)
@@ -77,9 +75,17 @@ class Stopping:
         run = attempt.run
         attempt.abandoned = True
         attempt.lane.abandon(attempt)
+        if attempt.worker is not None and attempt.worker_lane != attempt.lane.name:
+            # A coroutine, or a condition, in a thread group: its thread is free.
+            self._scheduler.lanes[attempt.worker_lane].release(attempt.worker)
+            attempt.worker = None
         del run.in_flight[attempt.unit]
         self._scheduler.in_flight -= 1
         run.abandoned[attempt] = None
+        if attempt.capped:
+            # Or nothing of the run could start while the lost thread hangs.
+            attempt.capped = False
+            run.capped -= 1
         if attempt.phase is Phase.CONDITION:
             self._scheduler.settlement.end_unit(attempt)
         else:
@@ -106,7 +112,6 @@ class Stopping:
         for attempt in list(run.parked.values()):
             self._drop_parked(attempt)
         self.end_if_over(run)
-        self._scheduler.wake()
 
     def stop(self, run: RunRecord, state: RunState, reason: str) -> None:
         """Start nothing more of a run and cancel what runs; it ends in ``state``.
@@ -125,7 +130,7 @@ class Stopping:
             for backlog in run.backlog.values():
                 backlog.clear()
         self.drop_timer(attempt)
-        self._scheduler.unpark(attempt)
+        self._scheduler.starting.unpark(attempt)
         self.cancel_waiting(attempt)
 
     def cancel_waiting(self, attempt: Attempt) -> None:
@@ -133,22 +138,28 @@ class Stopping:
         run, node = attempt.run, attempt.node
         if attempt.previous_error is not None:
             run.errors[node] = attempt.previous_error
+            run.attempts[node] = attempt.number - 1
             self._scheduler.settlement.conclude(attempt, CANCELLED)
         self._scheduler.settlement.end_unit(attempt)
 
     def end_if_over(self, run: RunRecord) -> None:
-        """End a run of which nothing is left, or nothing will run any more."""
-        if run.is_over or run.closing or not run.begun:
+        """Have a run ended of which nothing is left, or nothing will run any more.
+
+        That happens in a turn, when the consequences of what has just ended are all drawn.
+        """
+        if run.closing or not run.begun:
             return
-        if not run.left:
-            self._end(run)
-        elif run.stopping is not None and not run.in_flight and not run.parked:
+        if not run.left or (run.stopping is not None and not run.in_flight and not run.parked):
             run.closing = True
             self._scheduler.closing.append((run, closing_states(run)))
             self._scheduler.wake()
 
     def close_some(self) -> bool:
-        """Settle a chunk of the nodes that a stopped run did not come to."""
+        """Settle a chunk of the nodes that a run did not come to; then end it.
+
+        Returns:
+            Whether there is more of this to do.
+        """
         run, states = self._scheduler.closing[0]
         chunk = next(states, None)
         if chunk is None:
@@ -159,7 +170,7 @@ class Stopping:
                 run.bus.publish(events.NodeFinished, **finish_fields(run, node))
         else:
             run.bus.count(len(chunk))
-        return True
+        return bool(self._scheduler.closing)
 
     def _end(self, run: RunRecord) -> None:
         run.ended_at = self._scheduler.clock()
@@ -197,7 +208,9 @@ class Stopping:
             if waiting:
                 self._fail_request(waiting[-1])
             elif run.begun and not run.is_over and not run.closing:
-                names = [run.graph.nodes[i].name for i in range(len(run.graph)) if not run.is_final(i)]
+                names = [
+                    run.graph.nodes[i].name for i in range(len(run.graph)) if not run.is_final(i)
+                ]
                 self.stop(
                     run,
                     RunState.FAILED,
@@ -205,10 +218,25 @@ class Stopping:
                     "steps that neither run nor can start; please report this fault",
                 )
 
+    def fail_all(self, fault: BaseException) -> None:
+        """End all runs at once because the engine itself failed."""
+        loop = self._scheduler.loop
+        for run in list(self._scheduler.runs.values()):
+            run.stopping = f"asyncflow itself failed, please report this: {text_of(fault)}"
+            run.stop_state = RunState.FAILED
+            run.closing = True
+            for attempt in run.in_flight.values():
+                loop.call_soon(attempt.lane.cancel, attempt)
+                run.abandoned[attempt] = None
+            self._end(run)
+        loop.call_exception_handler(
+            {"message": "the scheduler of asyncflow failed", "exception": fault}
+        )
+
     def _fail_request(self, attempt: Attempt) -> None:
         story = self._scheduler.limiter.explain(attempt)
         self._scheduler.limiter.withdraw(attempt)
-        self._scheduler.unpark(attempt)
+        self._scheduler.starting.unpark(attempt)
         attempt.error = CapacityError(
             f"step {attempt.name!r} can never start: nothing else runs, and {story}"
         )

@@ -23,15 +23,16 @@ granted outside nests, for any new work could bring a nest that presses it again
 whoever holds CPUs runs, so these turns always come, and until then the holder keeps its memory
 from all others.
 
-**Why every turn comes**, if each lease ends and each work nests a finite number of requests.
-No request joins the round being served, so only finitely many get a turn before the one that a
-request was given. If it shuts the line, then nothing moves it back for ever, only finitely many
-remain ahead, no other work starts, the work there is ends with its nests, and all is free. If
-it does not, there is a last time that it is overtaken or pressed. From then on whatever is
-granted shares nothing with it or leaves it enough, and leases that end only add to that; so once
-the leases from before have ended, memory and devices suffice for good. CPUs can fall short again
-only where lenders take theirs back; then nothing takes any of what is short, so there are no new
-lenders, and once enough of them have ended, everything it wants is free at the same moment.
+**Why every turn comes**, if each lease ends, each work nests a finite number of requests, and
+the totals are not changed for ever. No request joins the round being served, so only finitely
+many get a turn before the one that a request was given. If it shuts the line, then nothing moves
+it back for ever, only finitely many remain ahead, no other work starts, the work there is ends
+with its nests, and all is free. If it does not, there is a last time that it is overtaken or
+pressed. From then on whatever is granted shares nothing with it or leaves it enough, and leases
+that end only add to that; so once the leases from before have ended, memory and devices suffice
+for good. CPUs can fall short again only where lenders take theirs back; then nothing takes any
+of what is short, so there are no new lenders, and once enough of them have ended, everything it
+wants is free at the same moment.
 """
 
 from __future__ import annotations

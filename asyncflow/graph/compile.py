@@ -72,9 +72,7 @@ def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
     order = yield from topological_order(wiring.parents, children, labels)
     if len(order) < len(nodes):
         _report_cycles(nodes, wiring, order, problems)
-    units = yield from make_units(
-        nodes, order if labels else None, blueprint.groups, problems
-    )
+    units = yield from make_units(nodes, order if labels else None, blueprint.groups, problems)
     warnings = yield from _check_devices(nodes, units, problems)
     if problems:
         _refuse(blueprint, problems)

@@ -12,9 +12,7 @@ from asyncflow.lanes.lane import Call, Lane, LaneStatistics, invoke, without_lan
 
 __all__ = ["InlineLane"]
 
-MakeTask = Callable[
-    [Coroutine[Any, Any, None], str, contextvars.Context], "asyncio.Task[None]"
-]
+MakeTask = Callable[[Coroutine[Any, Any, None], str, contextvars.Context], "asyncio.Task[None]"]
 EAGER = sys.version_info >= (3, 12)
 
 
@@ -35,7 +33,7 @@ class InlineLane(Lane):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._lost = 0
+        self._abandoned: list[Call] = []
         # A loop with a task factory of its own (instrumentation) is obeyed.
         self.starts_eagerly = EAGER and loop.get_task_factory() is None
         self._make_task = _task_maker(loop)
@@ -43,6 +41,8 @@ class InlineLane(Lane):
 
     def start(self, call: Call) -> None:
         call.handle = self._make_task(self._run(call), call.name, call.context)
+        if call.cancel_requested:
+            _cancel_now(call)
 
     async def _run(self, call: Call) -> None:
         call.started = self._clock()
@@ -53,7 +53,7 @@ class InlineLane(Lane):
                 call.value = await call.func(*call.args, **call.kwargs)
             else:
                 call.value = await call.func(*call.args)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             # Also SystemExit and KeyboardInterrupt: let out of a task they would end the
             # whole event loop; and CancelledError: who asked for it is known to the engine.
             call.error = without_lane_frames(error)
@@ -62,7 +62,9 @@ class InlineLane(Lane):
 
     def cancel(self, call: Call) -> None:
         if call.started:
-            call.handle.cancel()
+            # Without a handle it is still in its eager first step; start() will cancel it.
+            if call.handle is not None:
+                call.handle.cancel()
             return
         # A task that is cancelled before its first step never enters _run and would
         # never report.
@@ -76,7 +78,8 @@ class InlineLane(Lane):
         call.done(call)
 
     def abandon(self, call: Call) -> None:
-        self._lost += 1
+        self._abandoned = [other for other in self._abandoned if not other.finished]
+        self._abandoned.append(call)
 
     def has_room(self) -> bool:
         return True
@@ -85,7 +88,8 @@ class InlineLane(Lane):
         return None
 
     def statistics(self) -> LaneStatistics:
-        return LaneStatistics(workers=1, busy=0, lost=self._lost)
+        lost = sum(not call.finished for call in self._abandoned)
+        return LaneStatistics(workers=1, busy=0, lost=lost)
 
     def close(self) -> None:
         return None
@@ -106,6 +110,12 @@ def _task_maker(loop: asyncio.AbstractEventLoop) -> MakeTask:
     return lambda coroutine, name, context: task(coroutine, loop=loop, name=name, context=context)
 
 
+def _cancel_now(call: Call) -> None:
+    """Cancel a call that was told to stop in its eager first step, when it had no task yet."""
+    if not call.finished:
+        call.handle.cancel()
+
+
 def _coroutine_starter(
     loop: asyncio.AbstractEventLoop, clock: Callable[[], float], make_task: MakeTask
 ) -> Callable[[Call], None]:
@@ -115,7 +125,7 @@ def _coroutine_starter(
         call.started = clock()
         try:
             call.value = await call.func(*call.args)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             # As in InlineLane._run.
             call.error = without_lane_frames(error)
         call.finished = clock()
@@ -130,9 +140,13 @@ def _coroutine_starter(
         call.handle = task(
             run(call), loop=loop, name=call.name, context=call.context, eager_start=True
         )
+        if call.cancel_requested:
+            _cancel_now(call)
 
     def start_by_factory(call: Call) -> None:
         call.handle = make_task(run(call), call.name, call.context)
+        if call.cancel_requested:
+            _cancel_now(call)
 
     if loop.get_task_factory() is not None:
         return start_by_factory

@@ -49,6 +49,11 @@ class Call(msgspec.Struct, eq=False):
     cancel_requested: bool = False
     handle: Any = None
 
+    def __repr__(self) -> str:
+        # What waits for capacity is told in sentences that name it; its fields may hold
+        # arguments of any length.
+        return repr(self.name)
+
 
 class LaneStatistics(msgspec.Struct, frozen=True):
     """A lane at one moment: workers that live, of these busy, and workers lost to calls
@@ -60,7 +65,10 @@ class LaneStatistics(msgspec.Struct, frozen=True):
 
 
 class Lane(ABC):
-    """Runs calls somewhere. All methods are called on the event loop's thread and return at once."""
+    """Runs calls somewhere.
+
+    All methods are called on the event loop's thread and return at once.
+    """
 
     name: ClassVar[str]
 

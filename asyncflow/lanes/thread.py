@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from asyncflow.lanes.lane import Call, Lane, LaneStatistics, invoke, without_lane_frames
 
@@ -135,10 +135,13 @@ class ThreadLane(Lane):
             call.started = self._clock()
             try:
                 call.value = call.context.run(invoke, call)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - a result like any other
                 call.error = without_lane_frames(error, 2)
             call.finished = self._clock()
             self._hand_back(call)
+            if worker.lost:
+                # Its loop may be closed by now, and nobody left to tell it to end.
+                return
             # An idle thread must not keep the last call's values alive.
             del call
 
@@ -154,4 +157,3 @@ class ThreadLane(Lane):
             # last run, and nobody is left to tell.
             if not self._loop.is_closed():
                 raise
-

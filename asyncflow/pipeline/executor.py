@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from asyncflow.errors import GraphError
+from asyncflow.quantities import at_least_one
 
 __all__ = ["ParallelExecutor"]
 
@@ -29,15 +30,11 @@ class ParallelExecutor(msgspec.Struct, frozen=True):
     backend: Literal["thread"] = "thread"
 
     def __post_init__(self) -> None:
-        if self.max_workers is not None and (
-            isinstance(self.max_workers, bool)
-            or not isinstance(self.max_workers, int)
-            or self.max_workers < 1
-        ):
-            raise GraphError(
-                f"ParallelExecutor(max_workers=…) takes a whole number of 1 or more, got "
-                f"{self.max_workers!r}"
-            )
+        if self.max_workers is not None:
+            try:
+                at_least_one("ParallelExecutor(max_workers=…)", self.max_workers)
+            except ValueError as error:
+                raise GraphError(str(error)) from None
         if self.backend != "thread":
             raise GraphError(
                 f"ParallelExecutor has no backend {self.backend!r}; use backend='thread'"

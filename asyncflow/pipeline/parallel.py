@@ -6,7 +6,9 @@ import contextvars
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import Literal, TypeVar
+from typing import Generic, Literal, TypeVar
+
+from asyncflow.quantities import at_least_one
 
 __all__ = ["parallel_map"]
 
@@ -42,12 +44,11 @@ def parallel_map(
     if backend != "thread":
         raise ValueError(f"parallel_map has no backend {backend!r}; use backend='thread'")
     workers = min(32, 4 * (os.cpu_count() or 1)) if max_workers is None else max_workers
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"max_workers takes a whole number of 1 or more, got {workers!r}")
+    at_least_one("max_workers", workers)
     return _Map(fn, items).run(workers)
 
 
-class _Map:
+class _Map(Generic[T, R]):
     """One call of :func:`parallel_map`: its threads take items from one iterator."""
 
     def __init__(self, fn: Callable[[T], R], items: Iterable[T]) -> None:
@@ -85,7 +86,7 @@ class _Map:
             while (taken := self._take()) is not None:
                 index, item = taken
                 self._results[index] = self._fn(item)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             with self._lock:
                 if self._error is None or index < self._error[0]:
                     self._error = (index, error)

@@ -23,7 +23,7 @@ from asyncflow.progress import show_progress
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run, log_failure
 from asyncflow.runtime import DEFAULT_THREADS, FailurePolicy, Runtime
-from asyncflow.step import Inputs, Step, check_name, inputs_of, outputs_of, seconds_of, step
+from asyncflow.step import Inputs, Step, check_name, inputs_of, outputs_of, seconds_of
 
 __all__ = ["Pipeline"]
 
@@ -117,13 +117,7 @@ class Pipeline:
             GraphError: an argument makes no sense. Faults that depend on other steps are
                 found by :meth:`build`.
         """
-        node_name = step.name if isinstance(step, Step) else getattr(step, "__name__", repr(step))
-        if not isinstance(step, Step):
-            raise GraphError(
-                f"add_step() takes a step, got {node_name}; decorate the function with @step"
-            )
-        if name is not None:
-            node_name = check_name(name, "step")
+        node_name = _step_name(step) if name is None else check_name(name, "step")
         if params is not None and not isinstance(params, Mapping):
             raise GraphError(f"step {node_name!r}: params takes a mapping, got {params!r}")
         before = _after(node_name, after) if after else ()
@@ -348,10 +342,10 @@ def _missing_inputs(graph: Graph, given: Mapping[str, Any]) -> Iterable[str]:
         return
     for name, (has_default, index) in graph.outside.items():
         if not has_default and name not in given and name not in graph.context:
-            known = [*graph.assets, *graph.context, *given]
+            hint = nearest(name, [*graph.assets, *graph.context, *given])
             yield (
                 f"parameter {name!r} of step {graph.nodes[index].name!r} has no value: no asset, "
-                f"params or context has that name; pass inputs={{{name!r}: …}}{nearest(name, known)}"
+                f"params or context has that name; pass inputs={{{name!r}: …}}{hint}"
             )
 
 
@@ -367,8 +361,7 @@ def _input_problems(graph: Graph, name: str, value: Any) -> Iterable[str]:
         wanted = graph.inputs[name]
         if isinstance(wanted, type) and wanted is not object and not isinstance(value, wanted):
             yield (
-                f"the run input {name!r} is a {type(value).__name__}, declared as "
-                f"{wanted.__name__}"
+                f"the run input {name!r} is a {type(value).__name__}, declared as {wanted.__name__}"
             )
 
 
@@ -397,13 +390,26 @@ def _declared(inputs: Any) -> dict[str, Any] | None:
 
 def _group(label: str, said: Any) -> Group:
     if not isinstance(said, Group):
-        raise GraphError(f"groups[{label!r}] takes a Group, got {said!r}; write Group(lane='thread')")
+        raise GraphError(
+            f"groups[{label!r}] takes a Group, got {said!r}; write Group(lane='thread')"
+        )
     return said
+
+
+def _step_name(step: Any) -> str:
+    if isinstance(step, Step):
+        return step.name
+    raise GraphError(
+        f"add_step() takes a step, got {getattr(step, '__name__', step)!r}; decorate the function "
+        "with @step"
+    )
 
 
 def _after(name: str, after: Any) -> tuple[str, ...]:
     if isinstance(after, str | Step):
-        raise GraphError(f"step {name!r}: after takes a list of steps, got {after!r}; write [{after!r}]")
+        raise GraphError(
+            f"step {name!r}: after takes a list of steps, got {after!r}; write [{after!r}]"
+        )
     names = [before.name if isinstance(before, Step) else before for before in after]
     for before in names:
         if not isinstance(before, str):

@@ -459,14 +459,42 @@ def test_a_closed_line_is_explained_to_who_closed_it_and_who_waits_behind() -> N
     limiter.release(overtaker)
     ask(limiter, "small", cpus(1))
     assert limiter.grant() is None
+    ask(limiter, "elsewhere", Demand(0, GIB))
     assert limiter.explain("large").endswith(
-        "It is next: nothing behind it starts before it, "
+        "What it wants is kept for it from those behind it, "
         "because it has been overtaken as often as is allowed (1)."
     )
     assert limiter.explain("small") == (
         "'small' waits for its turn: what it asks for is free. 1 request is before it. "
-        "'large' goes first, because it has been overtaken as often as is allowed (1)."
+        "'large' goes first, because it has been overtaken as often as is allowed (1) "
+        "and both want the same."
     )
+    assert "goes first" not in limiter.explain("elsewhere")
+
+
+def test_who_waits_for_devices_that_are_kept_is_told_for_whom() -> None:
+    limiter = a_limiter(2, GIB, "T4", "A100", max_overtakes=0)
+    give(limiter, "holder", gpus(2))
+    ask(limiter, "first", gpus(1, "A100"))
+    ask(limiter, "second", gpus(1))
+    ask(limiter, "third", gpus(1, "T4"))
+    assert "'first' goes first" in limiter.explain("second")
+    assert "'first' goes first" not in limiter.explain("third")
+
+
+def test_a_line_shut_because_of_nests_is_explained() -> None:
+    limiter = a_limiter(2, max_overtakes=0)
+    parent = give(limiter, "parent", cpus(1))
+    ask(limiter, "large", cpus(2))
+    ask(limiter, "child", cpus(1), under=parent)
+    limiter.release(grant_all(limiter)["child"])
+    ask(limiter, "elsewhere", Demand(0, GIB))
+    assert limiter.grant() is None
+    why = "because it has been held up by nested requests more often than is allowed."
+    assert limiter.explain("large").endswith(
+        f"It is next: nothing behind it starts outside nests, {why}"
+    )
+    assert limiter.explain("elsewhere").endswith(f"'large' goes first, {why}")
 
 
 def test_a_holder_is_explained_by_what_it_holds() -> None:

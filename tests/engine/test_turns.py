@@ -33,6 +33,14 @@ def drain(limiter: Limiter, count: int | None = None) -> list[Hashable]:
     return order
 
 
+def gpus(count: int, gpu_type: str | None = None) -> Demand:
+    return Demand(gpu=GpuDemand(count, 0, gpu_type))
+
+
+def share(of_one: float) -> Demand:
+    return Demand(gpu=GpuDemand(0, int(of_one * 1_000_000)))
+
+
 def ask_all(limiter: Limiter, owner: str, count: int, demand: Demand = ONE) -> None:
     for number in range(count):
         limiter.request((owner, number), demand, owner=owner)
@@ -108,7 +116,7 @@ def test_requests_that_cannot_run_now_do_not_shut_out_a_newcomer() -> None:
     assert drain(limiter) == ["small"]
     limiter.request("newcomer", gpu, owner="b")
     limiter.release(granted[1])
-    assert "newcomer" in drain(limiter, 2)
+    assert "newcomer" in drain(limiter, 3)
 
 
 def test_owners_that_are_gone_are_forgotten() -> None:
@@ -155,7 +163,7 @@ def test_the_next_of_a_queue_inherits_only_the_overtakes_it_suffered(nested: int
     assert holder is not None
     limiter.request("large 1", Demand(2000), owner="run")
     for number in range(nested):
-        limiter.request(number, ONE, owner="run", under=holder[1])
+        limiter.request(number, Demand(0, 1), owner="run", under=holder[1])
     assert drain(limiter) == list(range(nested))
     limiter.request("small 1", ONE, owner="run")
     assert drain(limiter) == ["small 1"]
@@ -169,6 +177,143 @@ def test_the_next_of_a_queue_inherits_only_the_overtakes_it_suffered(nested: int
     assert drain(limiter) == []
     limiter.release(holder[1])
     assert drain(limiter) == ["large 2", "small 4"]
+
+
+def test_new_owners_that_keep_coming_do_not_keep_others_waiting() -> None:
+    limiter = a_limiter()
+    ask_all(limiter, "a", 10)
+    order: list[Hashable] = []
+    for number in range(100):
+        for newcomer in ((number, 0), (number, 1)):
+            limiter.request(newcomer, ONE, owner=newcomer)
+        order += drain(limiter, 2)
+    assert ("a", 9) in order
+
+
+def step_that_grants_large(
+    limiter: Limiter, streams: dict[str, Demand], nests: dict[str, list[Demand]]
+) -> int | None:
+    """Return the step in which "large", asked for by "a" in step 2, is granted.
+
+    With each step each owner asks once more. What is granted lasts two steps, so two always
+    overlap; the work of an owner in `nests` makes these nested requests.
+    """
+    running: deque[tuple[int, Lease]] = deque()
+    for step in range(300):
+        while running and running[0][0] <= step:
+            limiter.release(running.popleft()[1])
+        for owner, demand in streams.items():
+            limiter.request((owner, step), demand, owner=owner)
+        if step == 2:
+            limiter.request("large", gpus(2), owner="a")
+        while (granted := limiter.grant()) is not None:
+            ticket, lease = granted
+            if ticket == "large":
+                return step
+            running.append((step + 2, lease))
+            assert isinstance(ticket, tuple)
+            owner = ticket[0]
+            for number, demand in enumerate(nests.get(owner, [])):
+                limiter.request(("nest", *ticket, number), demand, owner=owner, under=lease)
+        limiter.validate()
+    return None
+
+
+@pytest.mark.parametrize(
+    "streams, nests",
+    [
+        pytest.param({"b": gpus(1)}, {}, id="at its expense"),
+        pytest.param({"b": HALF}, {"b": [gpus(1)]}, id="harmless but for its nests"),
+        pytest.param(
+            {"a": HALF, "b": gpus(1)}, {"a": [Demand(0, 1)] * 3}, id="moved ahead by harmless nests"
+        ),
+    ],
+)
+def test_no_endless_stream_starves_a_request(
+    streams: dict[str, Demand], nests: dict[str, list[Demand]]
+) -> None:
+    limiter = a_limiter(4, devices=2, max_overtakes=3)
+    step = step_that_grants_large(limiter, streams, nests)
+    assert step is not None
+    assert 2 < step < 20
+
+
+# ------------------------------------------------- what is at another's expense
+
+
+ANY_GPU, A100, T4 = gpus(1), gpus(1, "A100"), gpus(1, "T4")
+
+
+@pytest.mark.parametrize(
+    "held, waiting, asked, passes",
+    [
+        pytest.param(ONE, Demand(4000), Demand(0, 400), True, id="nothing in common"),
+        pytest.param(ONE, Demand(4000), Demand(), True, id="nothing at all"),
+        pytest.param(ONE, Demand(4000), HALF, False, id="what is short already"),
+        pytest.param(Demand(0, 1), Demand(1000, 1000), Demand(3000), True, id="just enough left"),
+        pytest.param(Demand(0, 1), Demand(1000, 1000), Demand(3001), False, id="too little left"),
+        pytest.param(Demand(0, 1), Demand(1000, 1000), Demand(0, 1), False, id="too little memory"),
+        pytest.param(A100, A100, Demand(4000, 1000), True, id="CPUs beside a GPU"),
+        pytest.param(A100, A100, T4, True, id="a device that would not do"),
+        pytest.param(A100, A100, ANY_GPU, True, id="gets a device that would not do"),
+        pytest.param(T4, gpus(3), A100, False, id="a device that would do for both"),
+        pytest.param(ONE, Demand(4000, 0, T4.gpu), share(0.5), True, id="another device is left"),
+        pytest.param(ONE, Demand(4000, 0, gpus(2, "T4").gpu), share(0.5), False, id="half of one"),
+        pytest.param(ONE, Demand(4000, 0, share(0.5).gpu), gpus(2), True, id="a share is left"),
+        pytest.param(ONE, Demand(4000, 0, share(0.5).gpu), gpus(3), False, id="no share is left"),
+    ],
+)
+def test_only_what_leaves_a_request_too_little_is_kept_from_passing_it(
+    held: Demand, waiting: Demand, asked: Demand, passes: bool
+) -> None:
+    devices = (Device("0", "T4"), Device("1", "T4"), Device("2", "A100"))
+    limiter = Limiter(Capacity(4000, 1000, devices), max_overtakes=0)
+    limiter.request("holder", held, owner="run")
+    assert limiter.grant() is not None
+    limiter.request("waiting", waiting, owner="run")
+    limiter.request("asked", asked, owner="run")
+    granted = limiter.grant()
+    assert (granted is not None) == passes
+    assert limiter.waiting() == ["waiting", "asked"][: 2 - passes]
+    limiter.validate()
+
+
+def test_any_number_of_harmless_requests_pass_one_that_waits_for_long() -> None:
+    limiter = a_limiter(4, devices=1, max_overtakes=3)
+    limiter.request("training", gpus(1), owner="run")
+    training = limiter.grant()
+    assert training is not None
+    limiter.request("next", Demand(1000, 0, GpuDemand()), owner="run")
+    ask_all(limiter, "cpu only", 1000)
+    assert len(drain(limiter)) == 1000
+    limiter.release(training[1])
+    assert limiter.grant() is not None
+
+
+def test_only_what_a_closed_request_wants_is_kept_while_the_rest_is_used() -> None:
+    limiter = a_limiter(4, devices=1, max_overtakes=1)
+    limiter.request("training", gpus(1), owner="run")
+    assert limiter.grant() is not None
+    limiter.request("next", Demand(1000, 0, GpuDemand()), owner="run")
+    ask_all(limiter, "whole machine", 1, Demand(4000))
+    assert drain(limiter) == [("whole machine", 0)]
+    ask_all(limiter, "cpu only", 100)
+    granted = [limiter.grant() for _ in range(4)]
+    assert [grant is not None for grant in granted] == [True, True, True, False]
+
+
+def test_what_several_closed_requests_want_is_kept_for_each_of_them() -> None:
+    limiter = a_limiter(4, devices=2, max_overtakes=0)
+    limiter.request("training", gpus(2), owner="run")
+    assert limiter.grant() is not None
+    for number, demand in enumerate([Demand(1000, 600), Demand(2000, 0), Demand(0, 700)]):
+        limiter.request(number, demand._replace(gpu=GpuDemand()), owner="run")
+    for number, (demand, passes) in enumerate(
+        [(Demand(2001), False), (Demand(0, 301), False), (Demand(2000, 300), True)]
+    ):
+        limiter.request(("asked", number), demand, owner="run")
+        assert (limiter.grant() is not None) == passes
+        limiter.withdraw(("asked", number))
 
 
 # ----------------------------------------------------------------------- nests
@@ -215,6 +360,20 @@ def test_a_nest_passes_a_closed_line_because_the_line_may_wait_for_its_parent() 
     assert limiter.grant() == ("parent again", parent)
     limiter.release(parent)
     assert drain(limiter) == ["large", "small"]
+
+
+def test_a_line_that_nests_have_shut_opens_with_the_one_who_shut_it_gone() -> None:
+    limiter = a_limiter(2, max_overtakes=0)
+    limiter.request("parent", ONE, owner="run")
+    parent = limiter.grant()
+    assert parent is not None
+    ask_all(limiter, "large", 2, Demand(2000))
+    limiter.request("child", ONE, owner="run", under=parent[1])
+    assert drain(limiter) == ["child"]
+    limiter.request("memory only", Demand(0, 1), owner="run")
+    assert drain(limiter) == []
+    limiter.withdraw(("large", 0))
+    assert drain(limiter) == ["memory only"]
 
 
 def test_cpus_are_taken_back_before_anything_else() -> None:
@@ -302,43 +461,103 @@ DEMANDS = [
     Demand(gpu=GpuDemand(0, 300_000)),
     Demand(1000, 0, GpuDemand(1, 0, "A100")),
 ]
+DEVICE_TYPES = ("T4", "A100", None)
 BOUND = 3
+
+
+def leaves_too_little(free: Capacity, left: list[int], taken: Lease, wanted: Demand) -> bool:
+    """Tell by brute force whether a grant was at the expense of a waiting request.
+
+    Parameters:
+        free: CPUs and memory that are left after it.
+        left: millionths that are left of each device.
+        taken: what was granted; of a lease that got CPUs back, these only.
+        wanted: what the waiting request wants.
+    """
+    if taken.cpu_millis and wanted.cpu_millis > max(0, free.cpu_millis):
+        return True
+    if taken.memory_bytes and wanted.memory_bytes > max(0, free.memory_bytes):
+        return True
+    if wanted.gpu is None:
+        return False
+    kind = wanted.gpu.gpu_type
+    will_do = [i for i, other in enumerate(DEVICE_TYPES) if None in (kind, other) or kind == other]
+    if not any(index in will_do for index, _ in taken.gpus):
+        return False
+    if wanted.gpu.devices:
+        return sum(left[i] == 1_000_000 for i in will_do) < wanted.gpu.devices
+    return all(left[i] < wanted.gpu.micro_units for i in will_do)
 
 
 class AnyHistory(RuleBasedStateMachine):
     """Whatever happens, the account adds up and no request is overtaken too often.
 
     The model counts overtakes by brute force: each grant from outside a nest overtakes every
-    request that stands before it in the order of turns.
+    request that stands before it in the order of turns and is left too little by it.
     """
 
     leases = Bundle("leases")
 
     def __init__(self) -> None:
         super().__init__()
-        devices = (Device("0", "T4"), Device("1", "A100"), Device("2", None))
+        devices = tuple(Device(str(index), kind) for index, kind in enumerate(DEVICE_TYPES))
         self.limiter = Limiter(Capacity(4000, 1000, devices), max_overtakes=BOUND)
         self.tickets = 0
+        self.demands: dict[Hashable, Demand] = {}
         self.nested: set[Hashable] = set()
+        self.has_nests = False
         self.retaking: dict[Hashable, Lease] = {}
         self.overtaken: dict[Hashable, int] = {}
 
-    def new_ticket(self) -> int:
+    def new_ticket(self, demand: Demand) -> int:
         self.tickets += 1
         self.overtaken[self.tickets] = 0
+        self.demands[self.tickets] = demand
         return self.tickets
+
+    def wanted(self, ticket: Hashable) -> Demand:
+        if ticket in self.retaking:
+            cpus = min(self.demands[ticket].cpu_millis, self.limiter.capacity.cpu_millis)
+            return Demand(cpus)
+        return self.limiter.clamped(self.demands[ticket])
+
+    def is_at_expense(self, taken: Lease, of: Hashable, *, pending: int = 0) -> bool:
+        """Whether what has been granted, or is pending (1), harms a waiting request."""
+        found = self.limiter.statistics()
+        free = Capacity(
+            found.cpu_millis_free - pending * taken.cpu_millis,
+            found.memory_bytes_free - pending * taken.memory_bytes,
+        )
+        left = [1_000_000] * len(DEVICE_TYPES)
+        for lease in [*self.limiter._leases, *[taken] * pending]:
+            for index, micro_units in lease.gpus:
+                left[index] -= micro_units
+        return leaves_too_little(free, left, taken, self.wanted(of))
+
+    def check_that_nobody_waits_without_need(self, waiting: list[Hashable]) -> None:
+        """Where nothing is granted, all that fits would harm somebody who comes before it."""
+        if self.has_nests:
+            return  # a line that nests have shut lets nothing pass
+        for place, ticket in enumerate(waiting):
+            wanted = self.wanted(ticket)
+            gpus = self.limiter._fit(wanted)
+            if gpus is not None:
+                taken = Lease(ticket, "", wanted.cpu_millis, wanted.memory_bytes, gpus)
+                before = waiting[:place]
+                assert any(self.is_at_expense(taken, other, pending=1) for other in before)
 
     @rule(demand=st.sampled_from(DEMANDS), owner=st.sampled_from("abc"))
     def request(self, demand: Demand, owner: str) -> None:
         fitting = self.limiter.clamped(demand)
-        self.limiter.request(self.new_ticket(), fitting, owner=owner)
+        self.limiter.request(self.new_ticket(fitting), fitting, owner=owner)
 
     @rule(demand=st.sampled_from(DEMANDS), parent=leases)
     def request_in_a_nest(self, demand: Demand, parent: Lease) -> None:
         if not parent.released:
-            ticket = self.new_ticket()
-            self.nested.add(ticket)
             fitting = self.limiter.clamped(demand)
+            ticket = self.new_ticket(fitting)
+            self.nested.add(ticket)
+            self.has_nests = True
             self.limiter.request(ticket, fitting, owner=parent.owner, under=parent)
 
     @rule(target=leases)
@@ -346,10 +565,13 @@ class AnyHistory(RuleBasedStateMachine):
         before = self.limiter.waiting()
         granted = self.limiter.grant()
         if granted is None:
+            self.check_that_nobody_waits_without_need(before)
             return Lease("nothing", "nobody", 0, 0, released=True)
         ticket, lease = granted
+        taken = Lease(ticket, "", lease.cpu_millis, 0) if ticket in self.retaking else lease
         for passed in before[: before.index(ticket)]:
-            if ticket not in self.nested or passed in self.retaking:
+            may_overtake = ticket not in self.nested or passed in self.retaking
+            if may_overtake and self.is_at_expense(taken, passed):
                 self.overtaken[passed] += 1
                 assert self.overtaken[passed] <= BOUND
         assert self.retaking.pop(ticket, lease) is lease
@@ -370,7 +592,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(lease=leases)
     def take_back(self, lease: Lease) -> None:
         if lease.lent and not lease.released and lease not in self.retaking.values():
-            ticket = self.new_ticket()
+            ticket = self.new_ticket(Demand(lease.cpu_millis))
             self.nested.add(ticket)
             self.retaking[ticket] = lease
             self.limiter.request_cpus(ticket, lease, owner=lease.owner)

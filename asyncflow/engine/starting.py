@@ -1,0 +1,245 @@
+"""From ready to running: verdict, condition, capacity, worker, and the call itself."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from asyncflow import events
+from asyncflow.engine.attempt import Attempt, Phase, make_context
+from asyncflow.engine.capacity import Demand
+from asyncflow.engine.limiter import Lease
+from asyncflow.engine.record import RunRecord
+from asyncflow.engine.reporting import unit_fields
+from asyncflow.graph.binding import Frame
+from asyncflow.lanes.lane import Lane
+from asyncflow.states import RUNNING, WAITING
+from asyncflow.step import is_coroutine_function
+
+if TYPE_CHECKING:
+    from asyncflow.engine.scheduler import Scheduler
+
+__all__ = ["Starting"]
+
+_NOTHING = Demand()
+_NO_ARGS: list[object] = []
+
+
+class Starting:
+    """Takes attempts of one scheduler as far as they go now.
+
+    Attributes:
+        waiting_for_worker: by lane, the runs that have attempts waiting for a worker, in
+            the order of their turns.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.waiting_for_worker: dict[str, deque[RunRecord]] = {}
+
+    def first_attempt(self, run: RunRecord, unit: int) -> Attempt:
+        """The first try of a unit's first node."""
+        members = run.graph.units.members
+        return self.new_attempt(run, unit, unit if members is None else members[unit][0])
+
+    def new_attempt(self, run: RunRecord, unit: int, node: int) -> Attempt:
+        """The first try of a node."""
+        placed = run.graph.nodes[node]
+        return Attempt(
+            placed.step.func,
+            _NO_ARGS,
+            None,
+            run.context,
+            placed.name,
+            self._scheduler.complete,
+            run=run,
+            unit=unit,
+            node=node,
+        )
+
+    def advance(self, attempt: Attempt) -> None:
+        """Take an attempt as far as it goes: verdict, condition, capacity, worker."""
+        run = attempt.run
+        if run.blemished and attempt.number == 1:
+            runnable = self._first_runnable(attempt)
+            if runnable is None:
+                return
+            attempt = runnable
+        if run.graph.conditions and not attempt.gated and attempt.node in run.graph.conditions:
+            self._launch_condition(attempt)
+        elif attempt.lease is None and attempt.unit in run.graph.units.resources:
+            self._request(attempt)
+        elif attempt.lease is not None and attempt.lease.lent:
+            self._scheduler.asked = True
+            self._scheduler.limiter.request_cpus(attempt, attempt.lease, owner=run)
+            self.park(attempt, Phase.CAPACITY)
+        else:
+            self._to_lane(attempt)
+
+    def _first_runnable(self, attempt: Attempt) -> Attempt | None:
+        """Pass over members of a unit that a skip or a failure above them rules out."""
+        run = attempt.run
+        following: Attempt | None = attempt
+        while following is not None:
+            verdict = run.graph.verdict(following.node, run.states, run.values)
+            if verdict == WAITING:
+                return following
+            self._scheduler.settlement.conclude(following, verdict)
+            following = self._scheduler.settlement.following(following)
+        return None
+
+    def _launch_condition(self, attempt: Attempt) -> None:
+        run, node = attempt.run, attempt.node
+        step = run.graph.nodes[node].step
+        assert step.condition is not None
+        args, kwargs = run.graph.conditions[node].bind(self._frame(attempt))
+        attempt.func, attempt.args, attempt.kwargs = step.condition, args, kwargs
+        attempt.is_coroutine = is_coroutine_function(step.condition)
+        attempt.phase = Phase.CONDITION
+        self._start(attempt, self._scheduler.inline)
+
+    def _request(self, attempt: Attempt) -> None:
+        run = attempt.run
+        requirements = run.graph.units.resources[attempt.unit]
+        demand = run.demands[id(requirements)]
+        if demand == _NOTHING:
+            self._to_lane(attempt)
+            return
+        self._scheduler.asked = True
+        self._scheduler.limiter.request(attempt, demand, owner=run)
+        self.park(attempt, Phase.CAPACITY)
+
+    def park(self, attempt: Attempt, phase: Phase) -> None:
+        """An attempt waits for what ``phase`` says."""
+        attempt.phase = phase
+        attempt.run.parked[attempt.unit] = attempt
+
+    def unpark(self, attempt: Attempt) -> None:
+        """An attempt waits no longer."""
+        attempt.phase = Phase.READY
+        attempt.run.parked.pop(attempt.unit, None)
+
+    def _lane_of(self, attempt: Attempt) -> Lane:
+        """Coroutine members of a thread group still run on the caller's loop."""
+        name = attempt.run.graph.units.lanes[attempt.unit]
+        if name == "inline" or attempt.run.graph.nodes[attempt.node].step.is_coroutine:
+            return self._scheduler.inline
+        return self._scheduler.lanes[name]
+
+    def _to_lane(self, attempt: Attempt) -> None:
+        lane = self._lane_of(attempt)
+        if lane is self._scheduler.inline or attempt.worker is not None:
+            self._launch(attempt)
+            return
+        run = attempt.run
+        backlog = run.backlog.get(lane.name)
+        if not backlog and lane.has_room() and not self._is_capped(run, attempt):
+            self._launch(attempt)
+            return
+        if backlog is None:
+            backlog = run.backlog[lane.name] = deque()
+        waiting = self.waiting_for_worker.setdefault(lane.name, deque())
+        if run not in waiting:
+            waiting.append(run)
+        backlog.append(attempt)
+        self.park(attempt, Phase.LANE)
+
+    def _is_capped(self, run: RunRecord, attempt: Attempt) -> bool:
+        """Whether the run has all the workers its executor allows for steps without a lane."""
+        if run.max_workers is None or run.capped < run.max_workers:
+            return False
+        return run.graph.nodes[attempt.node].step.lane is None
+
+    def _frame(self, attempt: Attempt) -> Frame:
+        run, node = attempt.run, attempt.node
+        return Frame(
+            run.values,
+            run.graph.slots[node],
+            run.graph.nodes[node].params or {},
+            run.outside,
+            partial(make_context, attempt),
+        )
+
+    def _launch(self, attempt: Attempt) -> None:
+        """Start the step's function itself."""
+        run, node = attempt.run, attempt.node
+        graph = run.graph
+        step = graph.nodes[node].step
+        template = graph.templates[node]
+        if template.plain and node not in graph.conditions:
+            values = run.values
+            attempt.args = [values[slot] for slot in graph.slots[node]]
+        else:
+            attempt.args, attempt.kwargs = template.bind(self._frame(attempt))
+        attempt.func = step.func
+        attempt.is_coroutine = step.is_coroutine
+        attempt.phase = Phase.RUNNING
+        run.states[node] = RUNNING
+        if attempt.number > 1:
+            run.attempts[node] = attempt.number
+        if step.timeout is not None:
+            self._scheduler.stopping.set_timeout(attempt, step.timeout)
+        self._start(attempt, self._lane_of(attempt))
+
+    def _start(self, attempt: Attempt, lane: Lane) -> None:
+        run = attempt.run
+        attempt.lane = lane
+        attempt.context = run.context.copy()
+        run.in_flight[attempt.unit] = attempt
+        self._scheduler.in_flight += 1
+        if attempt.phase is Phase.RUNNING:
+            self.announce(attempt, lane)
+        if lane is self._scheduler.inline:
+            if not self._scheduler.eager:
+                self._scheduler.batch.append(attempt)
+        elif attempt.worker is None:
+            attempt.keep_worker = len(run.graph.units.members_of(attempt.unit)) > 1
+            attempt.worker_lane = lane.name
+            attempt.capped = run.graph.nodes[attempt.node].step.lane is None
+            run.capped += attempt.capped
+        lane.start(attempt)
+
+    def announce(self, attempt: Attempt, lane: Lane) -> None:
+        """Tell that an attempt starts, and first its unit."""
+        run = attempt.run
+        if not run.bus.listening:
+            run.bus.sequence += 1 if attempt.unit_announced else 2
+            attempt.unit_announced = True
+            return
+        if not attempt.unit_announced:
+            attempt.unit_announced = True
+            run.bus.publish(events.UnitStarted, **unit_fields(attempt))
+        run.bus.publish(
+            events.NodeStarted, node=attempt.name, attempt=attempt.number, lane=lane.name
+        )
+
+    def take_lease(self, attempt: Attempt, lease: Lease) -> None:
+        """The limiter granted what an attempt waited for."""
+        attempt.lease = lease
+        self.unpark(attempt)
+        self._to_lane(attempt)
+
+    def start_waiting_for_worker(self) -> bool:
+        """Start one attempt that waited for a worker, if one is free."""
+        lanes = self._scheduler.lanes
+        return any(self._start_in_lane(lanes[name]) for name in self.waiting_for_worker)
+
+    def _start_in_lane(self, lane: Lane) -> bool:
+        """Give a free worker to the next run in turn that waits for one."""
+        runs = self.waiting_for_worker[lane.name]
+        for _ in range(len(runs)):
+            if not lane.has_room():
+                return False
+            run = runs.popleft()
+            backlog = run.backlog[lane.name]
+            if backlog and not self._is_capped(run, backlog[0]):
+                attempt = backlog.popleft()
+                if backlog:
+                    runs.append(run)
+                self.unpark(attempt)
+                self._launch(attempt)
+                return True
+            if backlog:
+                runs.append(run)
+        return False
