@@ -87,7 +87,7 @@ class Settlement:
             return
         run.started[node] = attempt.started
         run.finished[node] = attempt.finished
-        if attempt.worker is not None:
+        if attempt.worker is not None and attempt.lane is not self._scheduler.inline:
             run.workers[node] = attempt.worker.name
         self._reach(run, node, SUCCEEDED)
         self.next_member(attempt)
@@ -215,7 +215,7 @@ class Settlement:
         run, node = attempt.run, attempt.node
         run.errors[node] = error
         run.started[node] = attempt.started
-        if attempt.worker is not None:
+        if attempt.worker is not None and attempt.lane is not self._scheduler.inline:
             run.workers[node] = attempt.worker.name
         self.conclude(attempt, state)
         if state != CANCELLED and run.fail_fast and run.stopping is None:

@@ -68,14 +68,12 @@ class Starting:
             attempt = runnable
         if run.graph.conditions and not attempt.gated and attempt.node in run.graph.conditions:
             self._launch_condition(attempt)
-        elif attempt.lease is None and attempt.unit in run.graph.units.resources:
-            self._request(attempt)
         elif attempt.lease is not None and attempt.lease.lent:
             self._scheduler.asked = True
             self._scheduler.limiter.request_cpus(attempt, attempt.lease, owner=run)
             self.park(attempt, Phase.CAPACITY)
         else:
-            self._to_lane(attempt)
+            self._seek_worker(attempt)
 
     def _first_runnable(self, attempt: Attempt) -> Attempt | None:
         """Pass over members of a unit that a skip or a failure above them rules out."""
@@ -99,17 +97,6 @@ class Starting:
         attempt.phase = Phase.CONDITION
         self._start(attempt, self._scheduler.inline)
 
-    def _request(self, attempt: Attempt) -> None:
-        run = attempt.run
-        requirements = run.graph.units.resources[attempt.unit]
-        demand = run.demands[id(requirements)]
-        if demand == _NOTHING:
-            self._to_lane(attempt)
-            return
-        self._scheduler.asked = True
-        self._scheduler.limiter.request(attempt, demand, owner=run)
-        self.park(attempt, Phase.CAPACITY)
-
     def park(self, attempt: Attempt, phase: Phase) -> None:
         """An attempt waits for what ``phase`` says."""
         attempt.phase = phase
@@ -127,22 +114,74 @@ class Starting:
             return self._scheduler.inline
         return self._scheduler.lanes[name]
 
-    def _to_lane(self, attempt: Attempt) -> None:
-        lane = self._lane_of(attempt)
-        if lane is self._scheduler.inline or attempt.worker is not None:
-            self._launch(attempt)
-            return
+    # -- capacity and workers ------------------------------------------------------------
+    #
+    # Who waits for a worker holds no capacity: a group that waits for its next try keeps its
+    # worker and wants its CPUs back, and the two would wait for each other.
+
+    def _seek_worker(self, attempt: Attempt) -> None:
+        lane = self._worker_lane(attempt)
+        if lane is None or attempt.worker is not None:
+            self._seek_capacity(attempt)
+        elif attempt.run.backlog.get(lane.name) or not self._is_free(lane, attempt):
+            self._wait_for_worker(attempt, lane)
+        else:
+            self._seek_capacity(attempt)
+
+    def _seek_capacity(self, attempt: Attempt) -> None:
         run = attempt.run
-        backlog = run.backlog.get(lane.name)
-        if not backlog and lane.has_room() and not self._is_capped(run, attempt):
+        requirements = run.graph.units.resources.get(attempt.unit)
+        if attempt.lease is None and requirements is not None:
+            demand = run.demands[id(requirements)]
+            if demand != _NOTHING:
+                self._scheduler.asked = True
+                self._scheduler.limiter.request(attempt, demand, owner=run)
+                self.park(attempt, Phase.CAPACITY)
+                return
+        self._go(attempt)
+
+    def _go(self, attempt: Attempt) -> None:
+        """Start an attempt that has its capacity, if a worker is still free."""
+        lane = self._worker_lane(attempt)
+        if lane is None or attempt.worker is not None:
             self._launch(attempt)
-            return
-        if backlog is None:
-            backlog = run.backlog[lane.name] = deque()
+        elif self._is_free(lane, attempt):
+            self._claim(attempt, lane)
+            self._launch(attempt)
+        else:
+            if attempt.lease is not None:
+                self._scheduler.limiter.release(attempt.lease)
+                attempt.lease = None
+            self._wait_for_worker(attempt, lane)
+
+    def _worker_lane(self, attempt: Attempt) -> Lane | None:
+        """The lane in which an attempt's unit has a worker; None if it needs none."""
+        units = attempt.run.graph.units
+        name = units.lanes[attempt.unit]
+        step = attempt.run.graph.nodes[attempt.node].step
+        if name == "inline" or (len(units.members_of(attempt.unit)) == 1 and step.is_coroutine):
+            return None
+        return self._scheduler.lanes[name]
+
+    def _is_free(self, lane: Lane, attempt: Attempt) -> bool:
+        return lane.has_room() and not self._is_capped(attempt.run, attempt)
+
+    def _claim(self, attempt: Attempt, lane: Lane) -> None:
+        """Give a unit its worker; members of a group share it until the group ends."""
+        run = attempt.run
+        attempt.worker_lane = lane.name
+        if len(run.graph.units.members_of(attempt.unit)) > 1:
+            attempt.worker = lane.reserve()
+            attempt.keep_worker = True
+        attempt.capped = run.graph.nodes[attempt.node].step.lane is None
+        run.capped += attempt.capped
+
+    def _wait_for_worker(self, attempt: Attempt, lane: Lane) -> None:
+        run = attempt.run
+        run.backlog.setdefault(lane.name, deque()).append(attempt)
         waiting = self.waiting_for_worker.setdefault(lane.name, deque())
         if run not in waiting:
             waiting.append(run)
-        backlog.append(attempt)
         self.park(attempt, Phase.LANE)
 
     def _is_capped(self, run: RunRecord, attempt: Attempt) -> bool:
@@ -193,11 +232,6 @@ class Starting:
         if lane is self._scheduler.inline:
             if not self._scheduler.eager:
                 self._scheduler.batch.append(attempt)
-        elif attempt.worker is None:
-            attempt.keep_worker = len(run.graph.units.members_of(attempt.unit)) > 1
-            attempt.worker_lane = lane.name
-            attempt.capped = run.graph.nodes[attempt.node].step.lane is None
-            run.capped += attempt.capped
         lane.start(attempt)
 
     def announce(self, attempt: Attempt, lane: Lane) -> None:
@@ -218,7 +252,7 @@ class Starting:
         """The limiter granted what an attempt waited for."""
         attempt.lease = lease
         self.unpark(attempt)
-        self._to_lane(attempt)
+        self._go(attempt)
 
     def start_waiting_for_worker(self) -> bool:
         """Start one attempt that waited for a worker, if one is free."""
@@ -238,7 +272,7 @@ class Starting:
                 if backlog:
                     runs.append(run)
                 self.unpark(attempt)
-                self._launch(attempt)
+                self._seek_capacity(attempt)
                 return True
             if backlog:
                 runs.append(run)

@@ -84,6 +84,9 @@ class InlineLane(Lane):
     def has_room(self) -> bool:
         return True
 
+    def reserve(self) -> Any:
+        return None
+
     def release(self, worker: Any) -> None:
         return None
 

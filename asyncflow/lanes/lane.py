@@ -28,9 +28,9 @@ class Call(msgspec.Struct, eq=False):
     """A function to run once, and what came of it.
 
     ``started`` and ``finished`` are seconds on the event loop's clock, 0.0 while it has not
-    come to that. ``worker`` is what members of one group share: a lane that finds one runs
-    the call there, else it sets it; ``keep_worker`` asks that it stays reserved until
-    :meth:`Lane.release`.
+    come to that. ``worker`` is what members of one group share, see :meth:`Lane.reserve`: a
+    lane that finds one runs the call there, else it takes any and sets it;
+    ``keep_worker`` asks that it stays reserved afterwards.
     """
 
     func: Callable[..., Any]
@@ -87,6 +87,14 @@ class Lane(ABC):
     @abstractmethod
     def has_room(self) -> bool:
         """Whether a call without a worker could start now."""
+
+    @abstractmethod
+    def reserve(self) -> Any:
+        """A worker for all members of a group, kept until :meth:`release`.
+
+        Called only while :meth:`has_room` is true. None if there is none to be had; the
+        next :meth:`start` will report that as its call's error.
+        """
 
     @abstractmethod
     def release(self, worker: Any) -> None:

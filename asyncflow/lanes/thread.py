@@ -70,9 +70,13 @@ class ThreadLane(Lane):
     # -- on the loop's thread ------------------------------------------------------------
 
     def start(self, call: Call) -> None:
-        worker = call.worker
-        if worker is None:
-            worker = call.worker = self._idle.pop() if self._idle else self._spawn()
+        if call.worker is None:
+            try:
+                call.worker = self._idle.pop() if self._idle else self._spawn()
+            except RuntimeError as error:
+                self._refuse(call, error)
+                return
+        worker: ThreadWorker = call.worker
         worker.reserved = call.keep_worker
         call.handle = worker
         worker.inbox.put(call)
@@ -82,6 +86,16 @@ class ThreadLane(Lane):
         worker = ThreadWorker(f"{self._thread_name}-{self._started}", self._work)
         self._workers.add(worker)
         return worker
+
+    def _refuse(self, call: Call, error: RuntimeError) -> None:
+        """Report a call for which the system starts no thread: that step's failure only."""
+        call.error = RuntimeError(
+            f"step {call.name!r} got no thread: the system gives this process no more ({error}); "
+            "lower max_threads, or raise the limit of threads"
+        )
+        call.error.__cause__ = error
+        call.started = call.finished = self._clock()
+        call.done(call)
 
     def cancel(self, call: Call) -> None:
         """Nothing to do: a thread cannot be stopped, it can only see ``cancel_requested``."""
@@ -95,6 +109,14 @@ class ThreadLane(Lane):
 
     def has_room(self) -> bool:
         return bool(self._idle) or len(self._workers) < self._max_threads
+
+    def reserve(self) -> ThreadWorker | None:
+        try:
+            worker = self._idle.pop() if self._idle else self._spawn()
+        except RuntimeError:
+            return None
+        worker.reserved = True
+        return worker
 
     def release(self, worker: ThreadWorker) -> None:
         if worker.reserved and not worker.lost:

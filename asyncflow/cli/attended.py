@@ -1,0 +1,131 @@
+"""A run that a command attends to: its signals, its display and its events."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import Any
+
+import msgspec
+
+from asyncflow.cli.endings import CommandError, ExitCode, say
+from asyncflow.cli.event_stream import BUFFER, EventStream
+from asyncflow.cli.interrupts import Interrupts, taking_signals
+from asyncflow.pipeline.pipeline import Pipeline
+from asyncflow.progress import show_progress, shown
+from asyncflow.result import PipelineResult
+from asyncflow.run import Run
+from asyncflow.runtime import FailurePolicy, Runtime
+from asyncflow.states import RunState
+
+__all__ = ["Ending", "Order", "attend", "make_runtime", "tell"]
+
+_MOST_TRACEBACKS = 10
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What to run, how, and what to show meanwhile.
+
+    ``events`` is the descriptor that takes them, None for none.
+    """
+
+    pipeline: Pipeline
+    inputs: dict[str, Any]
+    max_cpus: str | None = None
+    max_gpus: str | None = None
+    failure_policy: FailurePolicy | None = None
+    timeout_seconds: float | None = None
+    run_id: str | None = None
+    progress: bool = True
+    events: int | None = None
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a run ended, and what it left behind."""
+
+    result: PipelineResult
+    abandoned: tuple[str, ...]
+    interrupted: bool
+    events_lost: bool
+
+    @property
+    def exit_code(self) -> ExitCode:
+        if self.result.success:
+            return ExitCode.FAILED if self.events_lost else ExitCode.SUCCESS
+        return ExitCode.INTERRUPTED if self.interrupted else ExitCode.FAILED
+
+
+def make_runtime(max_cpus: str | None, max_gpus: str | None) -> Runtime:
+    """A runtime with what the command line says of its capacity.
+
+    Raises:
+        CommandError: that makes no sense.
+    """
+    try:
+        return Runtime(max_cpus=max_cpus, max_gpus=_devices(max_gpus))
+    except (TypeError, ValueError) as error:
+        raise CommandError(f"--max-cpus or --max-gpus: {error}") from error
+
+
+def _devices(text: str | None) -> int | list[str] | None:
+    if text is None:
+        return None
+    return int(text) if text.isdecimal() else [name.strip() for name in text.split(",")]
+
+
+async def attend(order: Order) -> Ending:
+    """Run a pipeline to its end.
+
+    Raises:
+        GraphError: the pipeline or its inputs are wrong.
+        CapacityError: a step asks for what can never be granted.
+    """
+    async with (
+        make_runtime(order.max_cpus, order.max_gpus) as runtime,
+        order.pipeline.start(
+            order.inputs,
+            runtime=runtime,
+            run_id=order.run_id,
+            failure_policy=order.failure_policy,
+            timeout=order.timeout_seconds,
+        ) as run,
+    ):
+        with taking_signals(run) as interrupts:
+            return await _watch(run, order, interrupts)
+
+
+async def _watch(run: Run, order: Order, interrupts: Interrupts) -> Ending:
+    stream = None if order.events is None else EventStream(order.events)
+    async with asyncio.TaskGroup() as tasks:
+        if stream is not None:
+            tasks.create_task(stream.copy(run.events(buffer=BUFFER)))
+        if order.progress:
+            tasks.create_task(show_progress(run))
+        await run.wait()
+    if stream is not None and stream.lost is not None:
+        say(f"warning: the events could not be written to their end: {stream.lost}")
+    return Ending(
+        result=run.result_now(),
+        abandoned=run.abandoned,
+        interrupted=interrupts.stopped,
+        events_lost=stream is not None and stream.lost is not None and not stream.reader_left,
+    )
+
+
+def tell(ending: Ending, *, quiet: bool, with_traceback: bool) -> None:
+    """Say how it ended; a quiet command only speaks of what went wrong."""
+    result = ending.result
+    if quiet and ending.exit_code is ExitCode.SUCCESS:
+        return
+    print(shown(result.summary(), lines=True), flush=True)
+    if result.state is RunState.CANCELLED and result.reason:
+        print(f"  reason: {shown(result.reason)}", flush=True)
+    if with_traceback:
+        for text in _tracebacks(result):
+            say(text)
+
+
+def _tracebacks(result: PipelineResult) -> list[str]:
+    errors = (found.error for found in result.step_results.values() if not found.success)
+    with_frames = [error for error in errors if error is not None and error.__traceback__]
+    return ["".join(traceback.format_exception(e)) for e in with_frames[:_MOST_TRACEBACKS]]

@@ -1,0 +1,182 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import io
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+import asyncflow
+from asyncflow.blocking import run_blocking
+from asyncflow.cli.attended import Order, attend, make_runtime, tell
+from asyncflow.cli.endings import ExitCode, end, log_to_stderr, sentences
+from asyncflow.cli.event_stream import claim_stdout
+from asyncflow.cli.inputs import parse_inputs
+from asyncflow.cli.target import load_pipeline
+from asyncflow.progress import shown
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="asyncflow",
+    help="Run pipelines, and look at them before they run.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Policy(StrEnum):
+    """The values of --failure-policy."""
+
+    FAIL_FAST = "fail_fast"
+    COLLECT_ALL = "collect_all"
+
+
+class EventFormat(StrEnum):
+    """The values of --events."""
+
+    JSONL = "jsonl"
+
+
+class Drawing(StrEnum):
+    """The values of --format."""
+
+    TEXT = "text"
+    MERMAID = "mermaid"
+    DOT = "dot"
+
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="file.py:name or package.module:name: a Pipeline, or a function that returns one. "
+        "The name may be left out where there is only one Pipeline.",
+        show_default=False,
+    ),
+]
+MaxCpus = Annotated[
+    str | None, typer.Option(help="CPUs to share, such as 4, 0.5 or 500m; left out, all there are.")
+]
+MaxGpus = Annotated[
+    str | None, typer.Option(help="How many GPUs to declare, or their types with commas between.")
+]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show tracebacks of errors.")]
+
+
+def main() -> None:
+    """The entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        # A drawing on a terminal that knows only ASCII is ugly; a traceback is worse.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    app(prog_name="asyncflow")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"asyncflow {asyncflow.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _front(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
+@app.command()
+def run(
+    target: Target,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=VALUE",
+            help="A run input; JSON if it is JSON, else text. Repeat it for more.",
+        ),
+    ] = None,
+    max_cpus: MaxCpus = None,
+    max_gpus: MaxGpus = None,
+    failure_policy: Annotated[
+        Policy | None, typer.Option(help="What a failure does to the rest of the run.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="A name for the run.")] = None,
+    events: Annotated[
+        EventFormat | None,
+        typer.Option(help="Write each event to standard output; all else goes to standard error."),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show no progress, and nothing after a success.")
+    ] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Run a pipeline.
+
+    Ctrl-C once starts nothing new and lets what runs end, twice cancels, a third time exits.
+    The exit code is 0 after a success, 1 after a failure, 2 if the command or the pipeline is
+    wrong, 130 if it was interrupted.
+    """
+    with sentences(traceback):
+        # On a terminal the events are what there is to see.
+        progress = not quiet and not (events and sys.stdout.isatty())
+        descriptor = None if events is None else claim_stdout()
+        pipeline = load_pipeline(target)
+        log_to_stderr("log_failure", *(["log_advice"] if progress else []))
+        order = Order(
+            pipeline=pipeline,
+            inputs=parse_inputs(pipeline, inputs or ()),
+            max_cpus=max_cpus,
+            max_gpus=max_gpus,
+            failure_policy=None if failure_policy is None else failure_policy.value,
+            timeout_seconds=timeout,
+            run_id=run_id,
+            progress=progress,
+            events=descriptor,
+        )
+        ending = run_blocking(lambda: attend(order), "asyncflow run")
+    tell(ending, quiet=quiet, with_traceback=traceback)
+    end(ending.exit_code, ending.abandoned)
+
+
+@app.command()
+def plan(
+    target: Target,
+    max_cpus: MaxCpus = None,
+    max_gpus: MaxGpus = None,
+    traceback: Traceback = False,
+) -> None:
+    """Show what would run where, in which order, and what it would hold.
+
+    With --max-cpus or --max-gpus it also says what such a runtime would refuse; the exit code
+    is 2 if it would.
+    """
+    with sentences(traceback):
+        pipeline = load_pipeline(target)
+        log_to_stderr("log_advice")
+        given = max_cpus is not None or max_gpus is not None
+        found = pipeline.plan(make_runtime(max_cpus, max_gpus) if given else None)
+    typer.echo(shown(found.to_text(), lines=True))
+    end(ExitCode.WRONG if found.problems else ExitCode.SUCCESS)
+
+
+@app.command()
+def graph(
+    target: Target,
+    format: Annotated[Drawing, typer.Option(help="How to draw it.")] = Drawing.TEXT,
+    traceback: Traceback = False,
+) -> None:
+    """Draw a pipeline."""
+    with sentences(traceback):
+        pipeline = load_pipeline(target)
+        log_to_stderr()
+        drawn = pipeline.visualize(format.value)
+    typer.echo(shown(drawn, lines=True))
