@@ -52,7 +52,8 @@ class Ending(msgspec.Struct, frozen=True):
     def exit_code(self) -> ExitCode:
         if self.result.success:
             return ExitCode.FAILED if self.events_lost else ExitCode.SUCCESS
-        return ExitCode.INTERRUPTED if self.interrupted else ExitCode.FAILED
+        stopped = self.interrupted and self.result.state is RunState.CANCELLED
+        return ExitCode.INTERRUPTED if stopped else ExitCode.FAILED
 
 
 def make_runtime(max_cpus: str | None, max_gpus: str | None) -> Runtime:

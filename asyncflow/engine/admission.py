@@ -57,11 +57,11 @@ def _admit_one(
     faults = list(_faults(requirements, machine))
     refusal = machine.limiter.refusal(demand)
     if refusal is not None:
-        faults.insert(0, refusal)
+        faults.insert(0, f"{refusal} Ask for less, or declare devices with Runtime(max_gpus=…).")
     elif demand != wanted:
         too_much = machine.limiter.refusal(wanted) or "it asks for more than there is"
         if machine.refuse_oversized:
-            faults.append(too_much)
+            faults.append(f"{too_much} Ask for less, or let oversized='clamp' give it all.")
         else:
             admission.clamped[name] = f"{too_much} It gets all there is and runs alone."
     if faults:
@@ -79,7 +79,7 @@ def _faults(requirements: ResourceRequirements, machine: Machine) -> Iterator[st
         if requirements.storage_bytes > free:
             yield (
                 f"it asks for {format_bytes(requirements.storage_bytes)} of storage, and "
-                f"{format_bytes(free)} are free in the working directory."
+                f"{format_bytes(free)} are free in the working directory; ask for less, or make room."
             )
 
 

@@ -136,7 +136,7 @@ class Scheduler:
         while True:
             if self._completions or self.releasing:
                 self._settle_some()
-            more = bool(self._start_some() or self._completions or self.releasing)
+            more: object = self._start_some() or self._completions or self.releasing
             if self.closing:
                 more = self.stopping.close_some()
             if not more or self.clock() >= until:

@@ -117,7 +117,8 @@ def _check_outside(blueprint: Blueprint, wiring: Wiring, problems: list[str]) ->
             known = [*blueprint.inputs, *blueprint.context, *wiring.assets.numbers]
             problems.append(
                 f"parameter {name!r} of step {blueprint.nodes[index].name!r} is filled by nothing: "
-                "no params, asset, declared input or context has that name" + nearest(name, known)
+                "no params, asset, declared input or context has that name"
+                + nearest(name, known, "add it to the pipeline's inputs=, or give it a default")
             )
 
 
@@ -126,7 +127,11 @@ def _check_names(blueprint: Blueprint, wiring: Wiring, problems: list[str]) -> N
         if name not in wiring.assets.numbers and name not in wiring.index:
             problems.append(
                 f"outputs= names {name!r}, which is no asset and no step"
-                + nearest(name, [*wiring.assets.numbers, *wiring.index])
+                + nearest(
+                    name,
+                    [*wiring.assets.numbers, *wiring.index],
+                    "add a step that makes it, or take it out of outputs=",
+                )
             )
     labels = {node.step.execution_group for node in blueprint.nodes} if blueprint.groups else ()
     for label in blueprint.groups:
@@ -134,7 +139,7 @@ def _check_names(blueprint: Blueprint, wiring: Wiring, problems: list[str]) -> N
             known = [known for known in labels if known]
             problems.append(
                 f"groups= names {label!r}, but no step has that execution_group"
-                + nearest(label, known)
+                + nearest(label, known, "give it to a step, or take it out of groups=")
             )
 
 
@@ -144,7 +149,12 @@ def _report_cycles(
     for cycle in find_cycles(wiring.parents, order):
         names = [nodes[index].name for index in cycle]
         if len(names) == 1:
-            problems.append(f"step {names[0]!r} depends on itself; rename its output or its input")
+            remedy = (
+                "take it out of after="
+                if names[0] in nodes[cycle[0]].after
+                else "rename its output or its input"
+            )
+            problems.append(f"step {names[0]!r} depends on itself; {remedy}")
             continue
         if len(names) > 8:
             names = [*names[:4], f"… {len(names) - 7} more …", *names[-3:]]

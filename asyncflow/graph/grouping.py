@@ -39,7 +39,10 @@ class Group(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.lane is not None and self.lane not in LANES:
             raise GraphError(f"there is no lane {self.lane!r}; the lanes are {' and '.join(LANES)}")
-        resources = ResourceRequirements.of(self.resources)
+        try:
+            resources = ResourceRequirements.of(self.resources)
+        except (TypeError, ValueError) as error:
+            raise GraphError(f"Group(resources=…): {error}") from error
         msgspec.structs.force_setattr(self, "resources", resources)
 
 

@@ -37,10 +37,11 @@ _NOTHING: Mapping[str, Any] = {}
 CHUNK = 512
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the most similar known name, else nothing."""
-    found = difflib.get_close_matches(name, list(known)[:2000], n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """``; did you mean 'x'?`` for the most similar known name, else what to do instead."""
+    if found := difflib.get_close_matches(name, list(known)[:2000], n=1):
+        return f"; did you mean {found[0]!r}?"
+    return f"; {otherwise}" if otherwise else ""
 
 
 class Assets:
@@ -199,7 +200,7 @@ class _Wirer:
             if before is None:
                 self.problems.append(
                     f"step {node.name!r} runs after {name!r}, which is no step of this pipeline"
-                    + nearest(name, self.index)
+                    + nearest(name, self.index, "add that step, or take it out of after=")
                 )
             else:
                 found[before] = None
@@ -224,7 +225,7 @@ class _Wirer:
                 "value and no asset; leave it out of inputs=, parameters find it by name"
             )
         return f"step {node.name!r} needs the asset {name!r}, which no step produces" + nearest(
-            name, self.assets.numbers
+            name, self.assets.numbers, "add a step that does, or correct inputs="
         )
 
     # -- shapes ------------------------------------------------------------------------
@@ -287,7 +288,8 @@ class _ShapeBuilder:
         for name in self.params:
             if name not in known:
                 raise _Faulty(
-                    f"it has no parameter {name!r} to give params to" + nearest(name, known)
+                    f"it has no parameter {name!r} to give params to"
+                    + nearest(name, known, "drop it from params=, or add that parameter")
                 )
 
     # -- declared inputs ---------------------------------------------------------------
@@ -345,7 +347,7 @@ class _ShapeBuilder:
             if name not in by_name and not open_ended:
                 raise _Faulty(
                     f"inputs= names the parameter {name!r}, which its function does not have"
-                    + nearest(name, by_name)
+                    + nearest(name, by_name, "add that parameter, or name another one")
                 )
             self._check_once(name)
             source = self._mapped(wanted, by_name.get(name))

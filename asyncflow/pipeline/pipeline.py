@@ -75,12 +75,13 @@ class Pipeline:
         self.name = check_name(name, "pipeline")
         self.failure_policy = _policy(failure_policy)
         self.inputs = _declared(inputs)
-        self.outputs = None if outputs is None else outputs_of(outputs)
-        self.context = dict(context or {})
-        self.groups = {label: _group(label, said) for label, said in (groups or {}).items()}
+        self.outputs = None if outputs is None else _outputs(outputs)
+        self.context = _by_name("Pipeline(context=…)", context)
+        groups = _by_name("Pipeline(groups=…)", groups)
+        self.groups = {label: _group(label, said) for label, said in groups.items()}
         self._nodes: list[Node] = []
         self._graph: Graph | None = None
-        for given in steps:
+        for given in _listed("Pipeline(steps=…)", steps):
             self.add_step(given)
 
     def __repr__(self) -> str:
@@ -118,14 +119,13 @@ class Pipeline:
                 found by :meth:`build`.
         """
         node_name = _step_name(step) if name is None else check_name(name, "step")
-        if params is not None and not isinstance(params, Mapping):
-            raise GraphError(f"step {node_name!r}: params takes a mapping, got {params!r}")
+        given = _by_name(f"step {node_name!r}: params", params) if params is not None else None
         before = _after(node_name, after) if after else ()
         self._nodes.append(
             Node(
                 node_name,
                 step,
-                dict(params) if params else None,
+                given or None,
                 before,
                 None if inputs is None else _wiring(node_name, "inputs", inputs_of, inputs),
                 None if outputs is None else _wiring(node_name, "outputs", outputs_of, outputs),
@@ -283,8 +283,10 @@ class Pipeline:
         """
         policy = self.failure_policy if failure_policy is None else _policy(failure_policy)
         seconds = _run_seconds(timeout)
+        _check_kinds(executor, runtime)
+        given = _by_name("run(inputs=…)", inputs)
         graph = await self.build_async()
-        outside = outside_values(graph, dict(inputs or {}))
+        outside = outside_values(graph, given)
         workers = None if executor is None else executor.max_workers
         owned = None
         if runtime is None:
@@ -354,14 +356,17 @@ def _input_problems(graph: Graph, name: str, value: Any) -> Iterable[str]:
         if name in graph.assets and name not in graph.outside:
             yield f"the run input {name!r} has the name of an asset; rename one"
         elif name not in graph.outside:
-            yield f"no step takes the run input {name!r}{nearest(name, graph.outside)}"
+            hint = nearest(name, graph.outside, "leave it out, or add a parameter of that name")
+            yield f"no step takes the run input {name!r}{hint}"
     elif name not in graph.inputs:
-        yield f"the run input {name!r} is not declared{nearest(name, graph.inputs)}"
+        hint = nearest(name, graph.inputs, "add it to the pipeline's inputs=, or leave it out")
+        yield f"the run input {name!r} is not declared{hint}"
     else:
         wanted = graph.inputs[name]
         if isinstance(wanted, type) and wanted is not object and not isinstance(value, wanted):
             yield (
-                f"the run input {name!r} is a {type(value).__name__}, declared as {wanted.__name__}"
+                f"the run input {name!r} is of type {type(value).__name__}, declared as "
+                f"{wanted.__name__}; pass one of that type, or declare another"
             )
 
 
@@ -388,6 +393,44 @@ def _declared(inputs: Any) -> dict[str, Any] | None:
     return {check_name(name, "input"): object for name in inputs}
 
 
+def _by_name(where: str, given: Any) -> dict[str, Any]:
+    """A mapping from names to values; None gives an empty one."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise GraphError(f"{where} takes a mapping, got {given!r}; write {{'name': value}}")
+    for name in given:
+        if not isinstance(name, str):
+            raise GraphError(f"{where} has the key {name!r}, which is no name; write it as text")
+    return dict(given)
+
+
+def _listed(where: str, given: Any) -> Iterable[Any]:
+    if isinstance(given, Iterable):
+        return given
+    raise GraphError(f"{where} takes a list of steps, got {given!r}; write [{given!r}]")
+
+
+def _outputs(given: Any) -> tuple[str, ...] | None:
+    try:
+        return outputs_of(given)
+    except (TypeError, ValueError) as error:
+        raise GraphError(f"Pipeline(outputs=…) {error}") from error
+
+
+def _check_kinds(executor: Any, runtime: Any) -> None:
+    if not isinstance(executor, ParallelExecutor | None):
+        raise GraphError(
+            f"run(executor=…) takes a ParallelExecutor, got {executor!r}; write "
+            "ParallelExecutor(max_workers=4)"
+        )
+    if not isinstance(runtime, Runtime | None):
+        raise GraphError(
+            f"run(runtime=…) takes a Runtime, got {runtime!r}; enter one with "
+            "'async with Runtime() as runtime'"
+        )
+
+
 def _group(label: str, said: Any) -> Group:
     if not isinstance(said, Group):
         raise GraphError(
@@ -399,10 +442,12 @@ def _group(label: str, said: Any) -> Group:
 def _step_name(step: Any) -> str:
     if isinstance(step, Step):
         return step.name
-    raise GraphError(
-        f"add_step() takes a step, got {getattr(step, '__name__', step)!r}; decorate the function "
-        "with @step"
+    remedy = (
+        "decorate the function with @step"
+        if callable(step)
+        else "pass the step itself, without calling it"
     )
+    raise GraphError(f"add_step() takes a step, got {getattr(step, '__name__', step)!r}; {remedy}")
 
 
 def _after(name: str, after: Any) -> tuple[str, ...]:
@@ -410,10 +455,13 @@ def _after(name: str, after: Any) -> tuple[str, ...]:
         raise GraphError(
             f"step {name!r}: after takes a list of steps, got {after!r}; write [{after!r}]"
         )
-    names = [before.name if isinstance(before, Step) else before for before in after]
+    listed = _listed(f"step {name!r}: after", after)
+    names = [before.name if isinstance(before, Step) else before for before in listed]
     for before in names:
         if not isinstance(before, str):
-            raise GraphError(f"step {name!r}: after takes names or steps, got {before!r}")
+            raise GraphError(
+                f"step {name!r}: after takes names or steps, got {before!r}; name the step"
+            )
     return tuple(names)
 
 

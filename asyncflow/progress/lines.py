@@ -17,14 +17,19 @@ _SILENCE_OF_LARGE_RUNS_SECONDS = 5.0
 
 
 class LinePainter:
-    """Plain lines: what happened in a small run, how far it is in a large or slow one."""
+    """What happened in a small run, how far it is in a large or slow one.
+
+    Args:
+        stream: where to write; None for what ``sys.stderr`` is at that moment.
+        large: nobody tells it of single nodes.
+    """
 
     wants_all_news = True
 
-    def __init__(self, stream: TextIO | Any, total: int) -> None:
+    def __init__(self, stream: IO[str] | None, *, large: bool) -> None:
         self._stream = stream
         self._pace = Pace()
-        self._quiet_seconds = _QUIET_SECONDS[total > _MOST_NODES_WITH_NEWS]
+        self._silence_seconds = _SILENCE_OF_LARGE_RUNS_SECONDS if large else _SILENCE_SECONDS
         self._last_line_seconds: float | None = None
 
     def open(self) -> None:
@@ -47,7 +52,7 @@ class LinePainter:
 
     def _is_due(self, snapshot: RunSnapshot) -> bool:
         silent = snapshot.elapsed_seconds - (self._last_line_seconds or 0.0)
-        return snapshot.state is RunState.RUNNING and silent >= self._quiet_seconds
+        return snapshot.state is RunState.RUNNING and silent >= self._silence_seconds
 
     def _how_far(self, snapshot: RunSnapshot) -> str:
         parts = [f"{snapshot.done:,} of {snapshot.total:,} done ({percent(snapshot)})"]

@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 __all__ = ["LivePainter"]
 
 MOST_ROWS = 10
+_ROWS_FOR_THE_REST = 5
 # What runs for less is gone before it is read, and would make the rows flicker.
 _ROW_SECONDS = 0.3
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _FAILED = (NodeState.FAILED, NodeState.TIMED_OUT, NodeState.ABANDONED)
 
 
 class LivePainter:
-    """A bar, counts, and a row for each of the longest running steps."""
+    """Draws on a terminal; imports rich in its own thread.
 
-    _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+    Args:
+        console: where to draw; None for the error stream.
+        wants_all_news: whether successes and retries get a line above the display.
+    """
 
     def __init__(self, console: Console | None, *, wants_all_news: bool) -> None:
         self.wants_all_news = wants_all_news
@@ -65,10 +70,10 @@ class LivePainter:
         for item in news:
             line = Text.assemble((item.mark, item.style), " ", shown(item.text))
             self._live.console.print(line, soft_wrap=True)
-        lines = [self._bar(snapshot), self._state(snapshot)]
+        lines: list[Table | Text | None] = [self._bar(snapshot), self._state(snapshot)]
         if snapshot.state is RunState.RUNNING:
             lines.append(self._rows(snapshot))
-        self._live.update(Group(*filter(None, lines)), refresh=True)
+        self._live.update(Group(*(line for line in lines if line is not None)), refresh=True)
 
     def _bar(self, snapshot: RunSnapshot) -> Table:
         from rich.progress_bar import ProgressBar
@@ -94,15 +99,13 @@ class LivePainter:
     def _state(self, snapshot: RunSnapshot) -> Text | None:
         from rich.text import Text
 
-        counts = [(words, STYLES.get(state, "")) for state, words in counts(snapshot)]
-        if snapshot.state is not RunState.RUNNING:
-            counts = [part for part in counts if not part[0].endswith("running")]
-        elif snapshot.stopping is not None:
-            counts.append((f"stopping: {shown(snapshot.stopping)}", "yellow"))
-        if not counts:
+        parts = [(words, STYLES.get(state, "")) for state, words in counts(snapshot)]
+        if snapshot.state is RunState.RUNNING and snapshot.stopping is not None:
+            parts.append((f"stopping: {shown(snapshot.stopping)}", "yellow"))
+        if not parts:
             return None
         line = Text("  ", no_wrap=True, overflow="ellipsis")
-        for number, (words, style) in enumerate(counts):
+        for number, (words, style) in enumerate(parts):
             line.append(" · " if number else "", "dim").append(words, style)
         return line
 
@@ -111,10 +114,8 @@ class LivePainter:
         from rich.text import Text
 
         assert self._live is not None
-        room = max(1, self._live.console.height - 5)
-        running = [node for node in snapshot.running if node.elapsed_seconds >= _ROW_SECONDS][
-            : min(room, _MOST_ROWS)
-        ]
+        room = min(MOST_ROWS, max(1, self._live.console.height - _ROWS_FOR_THE_REST))
+        running = [n for n in snapshot.running if n.elapsed_seconds >= _ROW_SECONDS][:room]
         if not running:
             return None
         names = [_name(node) for node in running]
@@ -126,7 +127,7 @@ class LivePainter:
         table.add_column(no_wrap=True, justify="right")
         table.add_column(no_wrap=True, overflow="ellipsis")
         for node, name in zip(running, names, strict=True):
-            spin = self._SPINNER[int(node.elapsed_seconds * 10) % len(self._SPINNER)]
+            spin = _SPINNER[int(node.elapsed_seconds * 10) % len(_SPINNER)]
             took = Text(duration(node.elapsed_seconds), "dim")
             table.add_row(Text(f" {spin}", "cyan"), name, took, _report(node))
         left_out = snapshot.counts.get(NodeState.RUNNING, 0) - len(running)

@@ -88,16 +88,18 @@ async def _tell_news(events: Subscription, painter: Painter, drawing: Drawing, t
 @contextmanager
 def _painter(console: Console | None, total: int) -> Iterator[Painter]:
     """The painter that suits the stream."""
-    if console is None:
-        stream: Any = None
-        is_terminal = sys.stderr.isatty() and os.environ.get("TERM") not in _TERMS_WITHOUT_CURSOR
-    else:
-        stream = console.file
-        is_terminal = console.is_terminal and not console.is_dumb_terminal
-    if is_terminal and _terminal.acquire(blocking=False):
+    if _has_cursor(console) and _terminal.acquire(blocking=False):
         try:
             yield LivePainter(console, wants_all_news=total <= _MOST_NODES_WITH_ALL_NEWS)
         finally:
             _terminal.release()
     else:
-        yield LinePainter(stream, total)
+        stream = None if console is None else console.file
+        yield LinePainter(stream, large=total > _MOST_NODES_WITH_NEWS)
+
+
+def _has_cursor(console: Console | None) -> bool:
+    """Whether lines that were written can be drawn again."""
+    if console is not None:
+        return console.is_terminal and not console.is_dumb_terminal
+    return sys.stderr.isatty() and os.environ.get("TERM") not in _TERMS_WITHOUT_CURSOR

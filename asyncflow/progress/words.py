@@ -57,6 +57,7 @@ class News(msgspec.Struct, frozen=True):
 
 
 def news_of(event: Event) -> News | None:
+    """What deserves a line of its own."""
     match event:
         case NodeFinished():
             return _finish_news(event)
@@ -91,6 +92,7 @@ def _finish_news(event: NodeFinished) -> News | None:
 
 
 def duration(seconds: float) -> str:
+    """``45 ms``, ``3.1 s``, ``2:05``, ``1:02:05``."""
     if seconds < 0.1:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
@@ -101,10 +103,12 @@ def duration(seconds: float) -> str:
 
 
 def percent(snapshot: RunSnapshot) -> str:
+    """How much is done, never rounded up."""
     return f"{100 * snapshot.done // max(1, snapshot.total)} %"
 
 
 def counts(snapshot: RunSnapshot) -> Iterator[tuple[NodeState, str]]:
+    """The states worth a word, such as ``3 retrying``."""
     for state in (NodeState.RUNNING, *STYLES):
         if count := snapshot.counts.get(state, 0):
             yield state, f"{count:,} {str(state).replace('_', ' ')}"
@@ -117,6 +121,7 @@ class Pace:
         self._seen: deque[tuple[float, int]] = deque([(0.0, 0)])
 
     def see(self, snapshot: RunSnapshot) -> None:
+        """Take in how many are done by now."""
         now = snapshot.elapsed_seconds
         self._seen.append((now, snapshot.done))
         while len(self._seen) > 2 and self._seen[1][0] <= now - _RATE_WINDOW_SECONDS:
