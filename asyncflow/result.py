@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+import heapq
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar, overload
 
@@ -85,6 +86,9 @@ class ResultSource(msgspec.Struct, frozen=True):
     value_of_asset: Callable[[int], Any]
     producers_of: Callable[[int], tuple[int, ...]]
     kept: Callable[[Any], bool]
+    counts: Callable[[], dict[NodeState, int]]
+    failed: Callable[[], list[int]]
+    durations: Callable[[], Iterable[tuple[float, int]]]
 
 
 class PipelineResult:
@@ -241,12 +245,11 @@ class PipelineResult:
         """
         if self.success:
             return
-        failed = [
-            (name, index)
-            for name, index in self._source.names.items()
-            if self._source.make(index).status in _FAILED
+        failed = [self._source.make(index) for index in self._source.failed()]
+        errors = [
+            self._absence(result.step_name, (self._source.names[result.step_name],))
+            for result in failed
         ]
-        errors = [self._absence(name, (index,)) for name, index in failed]
         if len(errors) == 1:
             raise errors[0]
         if errors:
@@ -260,28 +263,33 @@ class PipelineResult:
 
     def counts(self) -> dict[NodeState, int]:
         """How many nodes ended in each state."""
-        found: dict[NodeState, int] = {}
-        for result in self.step_results.values():
-            found[result.status] = found.get(result.status, 0) + 1
-        return found
+        return self._source.counts()
 
     def summary(self) -> str:
         """A few lines for people: the counts, the slowest steps, and what went wrong."""
-        results = list(self.step_results.values())
+        lines = self.failures().splitlines()
+        longest = heapq.nlargest(3, self._source.durations())
+        spent = [
+            f"{self._source.make(index).step_name} {seconds:.3g} s"
+            for seconds, index in longest
+            if seconds
+        ]
+        if spent:
+            lines.insert(1, f"  slowest: {', '.join(spent)}")
+        return "\n".join(lines)
+
+    def failures(self, limit: int = 10) -> str:
+        """The counts and what went wrong, for at most ``limit`` steps."""
         counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
         lines = [f"{self.pipeline_name}: {self.state} in {self.duration_seconds:.3g} s ({counts})"]
-        slowest = sorted(results, key=lambda r: r.duration_seconds, reverse=True)[:3]
-        spent = [f"{r.step_name} {r.duration_seconds:.3g} s" for r in slowest if r.duration_seconds]
-        if spent:
-            lines.append(f"  slowest: {', '.join(spent)}")
-        broken = [r for r in results if r.status in _FAILED]
-        for result in broken[:10]:
+        failed = self._source.failed()
+        for result in map(self._source.make, failed[:limit]):
             lines.append(
                 f"  {result.step_name}: {result.status} at attempt {result.attempts}: "
                 f"{text_of(result.error)}"
             )
-        if len(broken) > 10:
-            lines.append(f"  … and {len(broken) - 10} more")
+        if len(failed) > limit:
+            lines.append(f"  … and {len(failed) - limit} more")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -307,6 +315,3 @@ class PipelineResult:
                 for name, result in self.step_results.items()
             },
         }
-
-
-_FAILED = frozenset({NodeState.FAILED, NodeState.TIMED_OUT, NodeState.ABANDONED})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 
 import msgspec
 
@@ -16,11 +17,12 @@ from asyncflow.errors import DependencyError, RunTimeout, StepCancelled, text_of
 from asyncflow.graph.node import MISSING
 from asyncflow.graph.wiring import nearest
 from asyncflow.result import PipelineResult, ResultSource, StepResult
-from asyncflow.states import NODE_STATES, NodeState, RunState
+from asyncflow.states import ABANDONED, FAILED, NODE_STATES, TIMED_OUT, NodeState, RunState
 
 __all__ = ["Run", "RunSnapshot", "RunningNode"]
 
 _LOGGER = logging.getLogger("asyncflow")
+_BROKEN = frozenset({FAILED, TIMED_OUT, ABANDONED})
 
 
 class RunningNode(msgspec.Struct, frozen=True):
@@ -109,11 +111,7 @@ class Run:
     def snapshot(self, limit: int = 100) -> RunSnapshot:
         """The run at this moment."""
         record = self._record
-        counts = {
-            state: count
-            for code, state in enumerate(NODE_STATES)
-            if (count := record.states.count(code))
-        }
+        counts = state_counts(record)
         active = sum(
             counts.get(state, 0)
             for state in (NodeState.WAITING, NodeState.RUNNING, NodeState.RETRYING)
@@ -248,10 +246,22 @@ class Run:
         self._over.set()
 
 
+def state_counts(record: RunRecord) -> dict[NodeState, int]:
+    """How many nodes are in each state, where that is any."""
+    counts = ((state, record.states.count(code)) for code, state in enumerate(NODE_STATES))
+    return {state: count for state, count in counts if count}
+
+
+def _durations(record: RunRecord) -> Iterator[tuple[float, int]]:
+    for index, (began, ended) in enumerate(zip(record.started, record.finished, strict=True)):
+        if began:
+            yield max(0.0, ended - began), index
+
+
 def log_failure(result: PipelineResult) -> None:
     """One log record for a run that failed."""
     if result.state is RunState.FAILED:
-        _LOGGER.error("%s", result.summary())
+        _LOGGER.error("%s", result.failures())
 
 
 def make_result(record: RunRecord) -> PipelineResult:
@@ -276,6 +286,9 @@ def make_result(record: RunRecord) -> PipelineResult:
             value_of_asset=lambda asset: record.values[asset],
             producers_of=graph.producers_of,
             kept=lambda value: value is not MISSING and value is not FREED,
+            counts=lambda: state_counts(record),
+            failed=lambda: sorted(i for i in record.errors if record.states[i] in _BROKEN),
+            durations=lambda: _durations(record),
         ),
     )
 

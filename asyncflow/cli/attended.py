@@ -62,15 +62,24 @@ def make_runtime(max_cpus: str | None, max_gpus: str | None) -> Runtime:
     Raises:
         CommandError: that makes no sense.
     """
+    options: dict[str, Any] = {}
+    if max_cpus is not None:
+        options["max_cpus"] = max_cpus
+        _check("--max-cpus", options)
+    if max_gpus is not None:
+        options["max_gpus"] = _devices(max_gpus)
+        _check("--max-gpus", options)
+    return Runtime(**options)
+
+
+def _check(option: str, options: dict[str, Any]) -> None:
     try:
-        return Runtime(max_cpus=max_cpus, max_gpus=_devices(max_gpus))
+        Runtime(**options)
     except (TypeError, ValueError) as error:
-        raise CommandError(f"--max-cpus or --max-gpus: {error}") from error
+        raise CommandError(f"{option}: {error}") from error
 
 
-def _devices(text: str | None) -> int | list[str] | None:
-    if text is None:
-        return None
+def _devices(text: str) -> int | list[str]:
     return int(text) if text.isdecimal() else [name.strip() for name in text.split(",")]
 
 

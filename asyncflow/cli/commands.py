@@ -53,6 +53,7 @@ class Drawing(StrEnum):
 Target = Annotated[
     str,
     typer.Argument(
+        metavar="TARGET",
         help="file.py:name or package.module:name: a Pipeline, or a function that returns one. "
         "The name may be left out where there is only one Pipeline.",
         show_default=False,

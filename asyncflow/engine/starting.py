@@ -229,9 +229,8 @@ class Starting:
         self._scheduler.in_flight += 1
         if attempt.phase is Phase.RUNNING:
             self.announce(attempt, lane)
-        if lane is self._scheduler.inline:
-            if not self._scheduler.eager:
-                self._scheduler.batch.append(attempt)
+        if lane is self._scheduler.inline and not self._scheduler.eager:
+            self._scheduler.batch.append(attempt)
         lane.start(attempt)
 
     def announce(self, attempt: Attempt, lane: Lane) -> None:

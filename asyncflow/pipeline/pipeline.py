@@ -363,7 +363,8 @@ def _input_problems(graph: Graph, name: str, value: Any) -> Iterable[str]:
         yield f"the run input {name!r} is not declared{hint}"
     else:
         wanted = graph.inputs[name]
-        if isinstance(wanted, type) and wanted is not object and not isinstance(value, wanted):
+        fits = isinstance(value, wanted) if isinstance(wanted, type) else True
+        if not fits and not (wanted is float and isinstance(value, int)):
             yield (
                 f"the run input {name!r} is of type {type(value).__name__}, declared as "
                 f"{wanted.__name__}; pass one of that type, or declare another"
