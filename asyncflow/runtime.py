@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import secrets
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,7 +13,6 @@ from typing import Any, Literal, Self
 
 from asyncflow.engine.admission import Admission, Machine, admit
 from asyncflow.engine.capacity import Capacity
-from asyncflow.engine.hardware import declared_devices, probe
 from asyncflow.engine.limiter import Limiter
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.scheduler import Scheduler
@@ -92,6 +91,8 @@ class Runtime:
         self.max_threads = at_least_one("max_threads", max_threads or DEFAULT_THREADS)
         self._cpu_millis = None if max_cpus is None else parse_cpu(max_cpus)
         self._memory_bytes = None if max_memory is None else parse_bytes(max_memory)
+        from asyncflow.engine.hardware import declared_devices
+
         self._devices = declared_devices(max_gpus)
         self._oversized = oversized
         self._labels = dict(labels or {})
@@ -157,6 +158,8 @@ class Runtime:
         """What there is to share: CPUs in thousandths, bytes of memory, devices."""
         cpus, memory = self._cpu_millis, self._memory_bytes
         if cpus is None or memory is None:
+            from asyncflow.engine.hardware import probe
+
             machine = probe()
             cpus = machine.cpu_millis if cpus is None else cpus
             memory = machine.memory_bytes if memory is None else memory
@@ -234,4 +237,4 @@ def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 
 def new_run_id() -> str:
     """A run id nobody has: the UTC time and a random part."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.urandom(4).hex()}"

@@ -80,7 +80,10 @@ def _check(option: str, options: dict[str, Any]) -> None:
 
 
 def _devices(text: str) -> int | list[str]:
-    return int(text) if text.isdecimal() else [name.strip() for name in text.split(",")]
+    try:
+        return int(text)
+    except ValueError:
+        return [name.strip() for name in text.split(",")]
 
 
 async def attend(order: Order) -> Ending:

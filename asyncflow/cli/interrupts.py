@@ -11,16 +11,17 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from asyncflow.cli.endings import ExitCode, say
 from asyncflow.run import Run
-from asyncflow.states import NodeState
+from asyncflow.states import NodeState, RunState
 
 __all__ = ["Interrupts", "taking_signals"]
 
 _STOPPING = ("SIGTERM", "SIGHUP")
 _LAST_WORDS = b"\ninterrupted a third time: exiting at once\n"
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Interrupts:
@@ -39,8 +40,7 @@ class Interrupts:
         """A handler of SIGINT; unlike a callback of the loop it is heard while a step blocks it."""
         self._pressed += 1
         if self._pressed > 2:
-            os.write(2, _LAST_WORDS)
-            os._exit(ExitCode.INTERRUPTED)
+            _exit_at_once()
         self._loop.call_soon_threadsafe(self._drain if self._pressed == 1 else self._cancel)
 
     def on_stop(self, number: int, frame: FrameType | None) -> None:
@@ -63,9 +63,15 @@ class Interrupts:
         say(f"{reason}: cancelling what runs")
 
     def _is_over(self) -> bool:
-        is_over = self._run.snapshot(limit=0).state.value != "running"
+        is_over = self._run.state is not RunState.RUNNING
         self.stopped = self.stopped or not is_over
         return is_over
+
+
+def _exit_at_once() -> NoReturn:
+    # A live display has hidden the cursor, and gets no chance to bring it back.
+    os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + _LAST_WORDS)
+    os._exit(ExitCode.INTERRUPTED)
 
 
 @contextmanager

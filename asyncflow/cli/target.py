@@ -122,7 +122,8 @@ def _load_module(dotted: str) -> ModuleType:
 def _beside(missing: ModuleNotFoundError) -> Iterator[str]:
     """Modules that stand where the missing one was looked for."""
     parent = (missing.name or "").rpartition(".")[0]
-    places = sys.modules[parent].__path__ if parent in sys.modules else [os.getcwd()]
+    # A module that is no package has nothing beside it.
+    places = getattr(sys.modules.get(parent), "__path__", ()) if parent else [os.getcwd()]
     for found in pkgutil.iter_modules(places):
         yield f"{parent}.{found.name}" if parent else found.name
 
@@ -193,9 +194,9 @@ def _as_pipeline(found: Any, place: str, name: str) -> Pipeline:
     if isinstance(found, Pipeline):
         return found
     if not callable(found) or isinstance(found, Step):
-        kind = "step" if isinstance(found, Step) else type(found).__name__
+        kind = "a step" if isinstance(found, Step) else f"of type {type(found).__name__}"
         raise CommandError(
-            f"{place}:{name} is a {kind}, not a Pipeline or a function that returns one"
+            f"{place}:{name} is {kind}, not a Pipeline or a function that returns one"
         )
     return _called(found, place, name)
 
@@ -212,7 +213,9 @@ def _called(make: Callable[..., Any], place: str, name: str) -> Pipeline:
     if inspect.iscoroutine(made):
         made.close()
     if not isinstance(made, Pipeline):
-        raise CommandError(f"{place}:{name} returned a {type(made).__name__}, not a Pipeline")
+        raise CommandError(
+            f"{place}:{name} returned a value of type {type(made).__name__}, not a Pipeline"
+        )
     return made
 
 

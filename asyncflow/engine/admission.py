@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -75,11 +74,14 @@ def _faults(requirements: ResourceRequirements, machine: Machine) -> Iterator[st
         yield from _label_faults(affinity.required, machine.labels)
     yield from _taint_faults(affinity, machine.taints)
     if requirements.storage_bytes:
+        import shutil
+
         free = shutil.disk_usage(".").free
         if requirements.storage_bytes > free:
             yield (
                 f"it asks for {format_bytes(requirements.storage_bytes)} of storage, and "
-                f"{format_bytes(free)} are free in the working directory; ask for less, or make room."
+                f"{format_bytes(free)} are free in the working directory; ask for less, or make "
+                "room."
             )
 
 

@@ -11,7 +11,7 @@ from asyncflow.engine.outcome import closing_states
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import finish_fields
 from asyncflow.errors import CapacityError, text_of
-from asyncflow.states import CANCELLED, FAILED, FAILURES, RunState
+from asyncflow.states import ABANDONED, CANCELLED, FAILED, FAILURES, RunState
 
 if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
@@ -228,6 +228,11 @@ class Stopping:
             for attempt in run.in_flight.values():
                 loop.call_soon(attempt.lane.cancel, attempt)
                 run.abandoned[attempt] = None
+                run.states[attempt.node] = ABANDONED
+            for attempt in run.parked.values():
+                run.states[attempt.node] = CANCELLED
+            for _ in closing_states(run):
+                pass
             self._end(run)
         loop.call_exception_handler(
             {"message": "the scheduler of asyncflow failed", "exception": fault}

@@ -121,11 +121,12 @@ def invoke(call: Call) -> Any:
     return value
 
 
-def without_lane_frames(error: BaseException, frames: int = 1) -> BaseException:
-    """The error with the frames of asyncflow itself cut from the top of its traceback."""
+def without_lane_frames(error: BaseException) -> BaseException:
+    """The error with the frames of the lane cut from the top: its own, and that of ``invoke``."""
     traceback: TracebackType | None = error.__traceback__
-    for _ in range(frames):
-        if traceback is not None and traceback.tb_next is not None:
+    if traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+        if traceback.tb_frame.f_code is invoke.__code__ and traceback.tb_next is not None:
             traceback = traceback.tb_next
     error.__traceback__ = traceback
     return error

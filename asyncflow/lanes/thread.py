@@ -158,7 +158,7 @@ class ThreadLane(Lane):
             try:
                 call.value = call.context.run(invoke, call)
             except BaseException as error:  # noqa: BLE001 - a result like any other
-                call.error = without_lane_frames(error, 2)
+                call.error = without_lane_frames(error)
             call.finished = self._clock()
             self._hand_back(call)
             if worker.lost:

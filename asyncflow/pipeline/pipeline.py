@@ -7,23 +7,23 @@ import logging
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from asyncflow.blocking import run_blocking
 from asyncflow.errors import GraphError
 from asyncflow.graph.compile import Blueprint, building
-from asyncflow.graph.drawing import draw
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.grouping import Group, StepGroup
 from asyncflow.graph.node import Node
-from asyncflow.graph.plan import Plan, make_plan
 from asyncflow.graph.wiring import nearest
 from asyncflow.pipeline.executor import ParallelExecutor
-from asyncflow.progress import show_progress
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run, log_failure
 from asyncflow.runtime import DEFAULT_THREADS, FailurePolicy, Runtime
 from asyncflow.step import Inputs, Step, check_name, inputs_of, outputs_of, seconds_of
+
+if TYPE_CHECKING:
+    from asyncflow.graph.plan import Plan
 
 __all__ = ["Pipeline"]
 
@@ -192,6 +192,8 @@ class Pipeline:
     def plan(self, runtime: Runtime | None = None) -> Plan:
         """Units, lanes and resources in order, with warnings; with a runtime, also what it
         would clamp or refuse."""
+        from asyncflow.graph.plan import make_plan
+
         graph = self.build()
         if runtime is None:
             return make_plan(graph)
@@ -204,6 +206,8 @@ class Pipeline:
         Raises:
             GraphError: there is no such format, or the pipeline is wrong.
         """
+        from asyncflow.graph.drawing import draw
+
         return draw(self.build(), format)
 
     # -- running -------------------------------------------------------------------------
@@ -248,6 +252,8 @@ class Pipeline:
             timeout=timeout,
         ) as run:
             if progress:
+                from asyncflow.progress import show_progress
+
                 await show_progress(run)
             return await run.result()
 
