@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from asyncflow import NodeState, Pipeline, Retry, Run, RunState, step
+from asyncflow import NodeState, Pipeline, Retry, RunState, step
 from asyncflow.events import Event, NodeFinished, NodeRetrying, RunStarted, Warned
 from asyncflow.progress import show_progress, shown
 from asyncflow.progress.lines import LinePainter
@@ -225,7 +225,7 @@ def test_a_row_names_group_and_attempt_and_what_the_step_reports() -> None:
         running("clean", unit="prep", progress=(15, 20, "batch [red]15\x1b[2J\nnext")),
         running("train", attempt=2, progress=(1234567, None, None)),
         running("count", progress=(3, 0, "of none")),
-        running("odd", progress=("half", float("nan"), 5)),  # type: ignore[arg-type]
+        running("odd", progress=("half", float("nan"), 5)),
         running("more", progress=(7, 5, None)),
     )
     text = drawn(snapshot(running=busy))
@@ -278,7 +278,7 @@ async def test_only_one_run_at_a_time_draws_on_a_terminal() -> None:
 async def until(condition: Any) -> None:
     """Give the loop and other threads turns until something holds."""
     async with asyncio.timeout(20):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what changes it is another thread
             await asyncio.sleep(0.001)
 
 
@@ -354,11 +354,6 @@ async def test_a_fault_of_the_display_is_logged_and_the_run_goes_on(
     assert "the run goes on without it" in record.message
 
 
-async def listens(run: Run) -> bool:
-    """Whether events are built because somebody is listening."""
-    return run._record.bus.listening
-
-
 async def test_of_a_large_run_no_event_is_built_once_it_runs() -> None:
     go = asyncio.Event()
     heard: list[bool] = []
@@ -369,7 +364,7 @@ async def test_of_a_large_run_no_event_is_built_once_it_runs() -> None:
 
     @step
     async def last(first: None) -> None:
-        heard.append(await listens(run))
+        heard.append(run._record.bus.listening)
 
     pipeline = Pipeline("large", steps=[first, last])
     for number in range(300):

@@ -56,7 +56,7 @@ class InlineLane(Lane):
         except BaseException as error:  # noqa: BLE001
             # Also SystemExit and KeyboardInterrupt: let out of a task they would end the
             # whole event loop; and CancelledError: who asked for it is known to the engine.
-            call.error = without_lane_frames(error, 1 if call.is_coroutine else 2)
+            call.error = without_lane_frames(error)
         call.finished = self._clock()
         call.done(call)
 
