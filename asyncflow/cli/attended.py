@@ -113,7 +113,8 @@ async def _watch(run: Run, order: Order, interrupts: Interrupts) -> Ending:
         if stream is not None:
             tasks.create_task(stream.copy(run.events(buffer=BUFFER)))
         if order.progress:
-            tasks.create_task(show_progress(run))
+            # No task of its own: that would begin too late to hear of the first steps.
+            await show_progress(run)
         await run.wait()
     if stream is not None and stream.lost is not None:
         say(f"warning: the events could not be written to their end: {stream.lost}")

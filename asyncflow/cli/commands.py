@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-import asyncflow
+from asyncflow import __version__
 from asyncflow.blocking import run_blocking
 from asyncflow.cli.attended import Order, attend, make_runtime, tell
 from asyncflow.cli.endings import ExitCode, end, log_to_stderr, sentences
@@ -79,7 +79,7 @@ def main() -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"asyncflow {asyncflow.__version__}")
+        typer.echo(f"asyncflow {__version__}")
         raise typer.Exit
 
 

@@ -138,7 +138,7 @@ class Scheduler:
                 self._settle_some()
             more: object = self._start_some() or self._completions or self.releasing
             if self.closing:
-                more = self.stopping.close_some()
+                more = self.stopping.close_some() or more
             if not more or self.clock() >= until:
                 break
         if more or len(self.batch) > 1:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from asyncflow.engine.bus import Subscription
-from asyncflow.events import Gap, RunStarted, Warned
+from asyncflow.events import RunStarted, Warned
 from asyncflow.progress.drawing import Drawing, Painter
 from asyncflow.progress.lines import LinePainter
 from asyncflow.progress.live import MOST_ROWS, LivePainter
@@ -73,13 +73,16 @@ async def _is_over_within(run: Run, seconds: float) -> bool:
 
 
 async def _tell_news(events: Subscription, painter: Painter, drawing: Drawing, total: int) -> None:
-    """Pass on what deserves a line; of a large run only what it says before its first step."""
+    """Pass on what deserves a line; of a large run only what it says before its first step.
+
+    A gap means that the run had begun before anybody listened.
+    """
     try:
         async for event in events:
             news = news_of(event)
             if news is not None and (news.matters or painter.wants_all_news):
                 drawing.tell(news)
-            if total > _MOST_NODES_WITH_NEWS and not isinstance(event, RunStarted | Warned | Gap):
+            if total > _MOST_NODES_WITH_NEWS and not isinstance(event, RunStarted | Warned):
                 break
     finally:
         await events.aclose()
