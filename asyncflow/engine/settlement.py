@@ -75,7 +75,7 @@ class Settlement:
             bus.publish(events.NodeFinished, **finish_fields(run, node))
             bus.publish(events.UnitFinished, node=attempt.name)
         else:
-            bus.sequence += 2 if attempt.unit_announced else 4
+            bus.sequence += 2
         if not run.left or run.stopping is not None:
             scheduler.stopping.end_if_over(run)
 
