@@ -229,11 +229,11 @@ class Runtime:
         return self._scheduler
 
 
-def _grace(seconds: object) -> float:
-    if isinstance(seconds, int | float) and not isinstance(seconds, bool):
-        # Rules out infinity and NaN, and whole numbers too large for a float.
-        if 0 <= seconds <= sys.float_info.max:
-            return float(seconds)
+def _grace(seconds: Any) -> float:
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    # Rules out infinity and NaN, and whole numbers too large for a float.
+    if number and 0 <= seconds <= sys.float_info.max:
+        return float(seconds)
     raise ValueError(f"grace_seconds takes finite seconds of 0 or more, got {seconds!r}")
 
 

@@ -43,9 +43,8 @@ def test_it_follows_the_attempt_in_whether_to_stop() -> None:
     control = Control()
     context = a_context(control)
     context.raise_if_cancelled()
-    assert not context.cancelled
-    control.cancel_requested = True
-    assert context.cancelled
+    before, control.cancel_requested = context.cancelled, True
+    assert (before, context.cancelled) == (False, True)
     with pytest.raises(StepCancelled, match="step 'load' was told to stop") as caught:
         context.raise_if_cancelled()
     assert (caught.value.step, caught.value.attempt) == ("load", 2)

@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import weakref
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,8 @@ from asyncflow import (
     Pipeline,
     PipelineResult,
     RunState,
+    Runtime,
+    Step,
     StepCancelled,
     StepFailed,
     StepResult,
@@ -51,7 +54,7 @@ async def unwanted() -> None: ...
 
 
 async def mixed() -> PipelineResult:
-    steps = [load, total, broken, below, unwanted]
+    steps: list[Step[..., Any]] = [load, total, broken, below, unwanted]
     pipeline = Pipeline("mixed", steps=steps, failure_policy="collect_all")
     return await pipeline.run(run_id="night")
 
@@ -154,14 +157,11 @@ async def test_the_value_of_a_skipped_step_raises() -> None:
 
 @virtual_time
 async def test_the_value_of_a_cancelled_step_raises() -> None:
-    result = await Pipeline("p", steps=[broken, load, total]).add_step(load, "late", after=["total"]).run()
-    assert result["total"] == 6
-    result = await Pipeline("p", steps=[load, total]).run(timeout=10)
     async with Pipeline("p", steps=[load, total]).start() as run:
         await run.cancel("enough")
-    with pytest.raises(StepCancelled, match=r"step 'load' was cancelled \(enough\)"):
+    with pytest.raises(StepCancelled, match=r"step 'load' was cancelled.*enough"):
         run.result_now()["numbers"]
-    with pytest.raises(StepCancelled, match=r"step 'total' was cancelled \(enough\)"):
+    with pytest.raises(StepCancelled, match=r"step 'total' was cancelled.*enough"):
         run.result_now()["total"]
 
 
@@ -186,11 +186,11 @@ async def test_a_step_result_tells_times_lane_and_worker() -> None:
 
 @virtual_time
 async def test_time_in_a_queue_is_told_apart_from_time_at_work() -> None:
-    async with asyncio.timeout(100):
-        pipeline = Pipeline("p")
-        for number in range(3):
-            pipeline.add_step(load.with_options(resources={"cpu": 1000}), f"load {number}", outputs=[f"n{number}"])
-        result = await pipeline.run()
+    pipeline = Pipeline("p")
+    for number in range(3):
+        pipeline.add_step(load, f"load {number}", outputs=[f"numbers {number}"])
+    async with Runtime(max_concurrency=1) as runtime:
+        result = await pipeline.run(runtime=runtime)
     times = [
         (outcome.queued_seconds, outcome.duration_seconds)
         for outcome in result.step_results.values()
@@ -355,9 +355,8 @@ async def test_values_that_nobody_needs_any_more_are_let_go() -> None:
         alive.append(is_alive())
         await asyncio.sleep(1)
 
-    steps = [make, first, between, second.with_options(retry=0), third]
-    pipeline = Pipeline("p", outputs=["third"]).add_step(steps[0]).add_step(steps[1])
-    pipeline.add_step(between).add_step(second, after=["between"]).add_step(third)
+    pipeline = Pipeline("p", steps=[make, first, between], outputs=["third"])
+    pipeline.add_step(second, after=["between"]).add_step(third)
     result = await pipeline.run()
     assert alive == [True, False]
     assert result.outputs == {"third": 3}
@@ -378,7 +377,7 @@ async def test_kept_outputs_are_named_by_asset_or_by_node() -> None:
     async def span(low: int, high: int) -> int:
         return high - low
 
-    steps = [limits, span]
+    steps: list[Step[..., Any]] = [limits, span]
     result = await Pipeline("p", steps=steps, outputs=["high", "span"]).run()
     assert result.outputs == {"high": 2, "span": 1}
     with pytest.raises(StepFailed, match="'low' was not kept"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from asyncflow import (
     RunSnapshot,
     RunState,
     Runtime,
+    Step,
     StepContext,
     step,
 )
@@ -177,7 +179,7 @@ async def test_the_number_of_events_is_the_same_whether_somebody_listens_or_not(
     async def broken(first: int) -> None:
         raise ValueError("no good")
 
-    steps = [first, second, third, flaky, unwanted, broken]
+    steps: list[Step[..., Any]] = [first, second, third, flaky, unwanted, broken]
     pipeline = Pipeline("p", steps=steps, failure_policy="collect_all")
     async with pipeline.start() as unheard:
         await unheard.wait()

@@ -297,7 +297,6 @@ class Scheduler:
         if bus.listening:
             self.starting.announce(attempt, inline)
         else:
-            attempt.unit_announced = True
             bus.sequence += 2
         if not self.eager:
             self.batch.append(attempt)

@@ -46,6 +46,8 @@ class Settlement:
             return
         self._scheduler.in_flight -= 1
         del run.in_flight[attempt.unit]
+        if attempt.alone:
+            attempt.unit_announced = True
         if attempt.phase is Phase.CONDITION:
             self._settle_condition(attempt)
         elif attempt.error is None and attempt.stop is not Stop.TIMEOUT:

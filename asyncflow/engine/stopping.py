@@ -63,7 +63,8 @@ class Stopping:
         if attempt.stop is not Stop.NONE:
             return
         attempt.stop = why
-        attempt.alone = False
+        if attempt.alone:
+            attempt.alone, attempt.unit_announced = False, True
         attempt.cancel_requested = True
         self.drop_timer(attempt)
         self.set_timer(attempt, self._grace_seconds, self._abandon)

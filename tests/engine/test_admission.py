@@ -69,7 +69,8 @@ async def test_a_request_above_the_machine_gets_all_there_is_with_a_warning() ->
     assert run.result_now()["large"] == (4, 1000)
     (warning,) = (event.message for event in events if isinstance(event, Warned))
     assert warning == (
-        "step 'large': 64 CPUs asked for, but there are 4 CPUs. It gets all there is and runs alone."
+        "step 'large': 64 CPUs asked for, but there are 4 CPUs. "
+        "It gets all there is and runs alone."
     )
 
 
