@@ -21,6 +21,7 @@ from asyncflow.result import PipelineResult, StepResult
 from asyncflow.retry import Retry, RetryAfter
 from asyncflow.run import Run, RunningNode, RunSnapshot
 from asyncflow.runtime import Runtime
+from asyncflow.secret import Secret
 from asyncflow.states import NodeState, RunState
 from asyncflow.step import Step, step
 
@@ -48,6 +49,7 @@ __all__ = [
     "RunTimeout",
     "RunningNode",
     "Runtime",
+    "Secret",
     "Step",
     "StepCancelled",
     "StepContext",

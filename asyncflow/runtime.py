@@ -9,27 +9,75 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from random import Random
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
+
+import msgspec
 
 from asyncflow.engine.admission import Admission, Machine, admit
+from asyncflow.engine.bus import Overflow, RuntimeBus, Subscription
 from asyncflow.engine.capacity import Capacity
 from asyncflow.engine.limiter import Limiter
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.scheduler import Scheduler
 from asyncflow.errors import CapacityError, GraphError
 from asyncflow.graph.graph import Graph
+from asyncflow.graph.outside import outside_values
+from asyncflow.graph.wiring import nearest
 from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.thread import ThreadLane
 from asyncflow.quantities import at_least_one, parse_bytes, parse_cpu
 from asyncflow.run import Run
 from asyncflow.states import RunState
 
-__all__ = ["FailurePolicy", "Runtime"]
+__all__ = ["FailurePolicy", "RunRequest", "Runtime", "Startable", "ambient_runtime"]
 
 DEFAULT_THREADS = 40
 
 Oversized = Literal["clamp", "error"]
 FailurePolicy = Literal["fail_fast", "collect_all"]
+
+
+_AMBIENT: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar(
+    "asyncflow_runtime", default=None
+)
+
+
+def ambient_runtime() -> Runtime | None:
+    """The innermost runtime entered around the caller, or that of the run it is part of.
+
+    None where there is none, or it belongs to another event loop.
+    """
+    runtime = _AMBIENT.get()
+    return runtime if runtime is not None and runtime.is_usable_here() else None
+
+
+class RunRequest(msgspec.Struct, frozen=True):
+    """What a runtime is asked to run: a built graph with values for this run.
+
+    Args:
+        graph: what to run.
+        inputs, services: values that parameters find by name.
+        given: values that stand in for assets of the graph that nothing produces.
+        run_id: None for one that nobody has.
+        failure_policy: ``"fail_fast"`` or ``"collect_all"``.
+        timeout_seconds: for the whole run.
+        max_workers: how many steps that name no lane may be in worker lanes at once.
+    """
+
+    graph: Graph
+    inputs: Mapping[str, Any] = {}
+    services: Mapping[str, Any] = {}
+    given: Mapping[str, Any] = {}
+    run_id: str | None = None
+    failure_policy: FailurePolicy = "fail_fast"
+    timeout_seconds: float | None = None
+    max_workers: int | None = None
+
+
+class Startable(Protocol):
+    """What :meth:`Runtime.start` takes: a pipeline of any dialect."""
+
+    async def request(self, *args: Any, **options: Any) -> RunRequest: ...
 
 
 class Runtime:
@@ -50,8 +98,10 @@ class Runtime:
             above the machine is always refused.
         labels: labels of this machine, for ``NodeAffinity(required=…)``.
         taints: taints of this machine, which steps must tolerate.
+        services: live objects (clients, pools) that parameters of any run find by name.
         grace_seconds: how long a cancelled step may take to clean up before it is abandoned.
         max_abandoned: a run with more abandoned steps than this fails.
+        max_finished_runs: how many runs that have ended :meth:`get` still finds.
 
     Raises:
         ValueError, TypeError: a number makes no sense.
@@ -80,8 +130,10 @@ class Runtime:
         oversized: Oversized = "clamp",
         labels: Mapping[str, str] | None = None,
         taints: Sequence[str] = (),
+        services: Mapping[str, Any] | None = None,
         grace_seconds: float = 2.0,
         max_abandoned: int = 32,
+        max_finished_runs: int = 1000,
     ) -> None:
         if oversized not in ("clamp", "error"):
             raise ValueError(f"oversized is 'clamp' or 'error', not {oversized!r}")
@@ -99,6 +151,11 @@ class Runtime:
         self._taints = tuple(taints)
         self._grace_seconds = grace_seconds
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
+        self._max_finished_runs = at_least_one("max_finished_runs", max_finished_runs)
+        self._services = dict(services or {})
+        self._runs: dict[str, Run] = {}
+        self._bus: RuntimeBus | None = None
+        self._ambient: contextvars.Token[Runtime | None] | None = None
         self._scheduler: Scheduler | None = None
         self._limiter: Limiter | None = None
         self._closed = False
@@ -123,17 +180,30 @@ class Runtime:
             max_abandoned=self._max_abandoned,
             random=Random(),
         )
+        scheduler = self._scheduler
+        self._bus = RuntimeBus(clock, lambda: (run.bus for run in scheduler.runs.values()))
+        self._ambient = _AMBIENT.set(self)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._ambient is not None and _AMBIENT.get() is self:
+            # Not reset(token): a fixture may leave in another context than it entered.
+            before = self._ambient.old_value
+            _AMBIENT.set(before if isinstance(before, Runtime) else None)
+        await self.aclose(drain_seconds=30 if kind is None else 0)
 
-    async def aclose(self) -> None:
-        """Cancel the runs that are left, wait for them, and end the threads."""
+    async def aclose(self, drain_seconds: float = 30) -> None:
+        """Take no more runs, give those in progress time to end, then cancel them.
+
+        Args:
+            drain_seconds: how long runs in progress may go on.
+        """
         scheduler = self._scheduler
         if scheduler is None or self._closed:
             return
         self._closed = True
+        if drain_seconds > 0 and scheduler.runs:
+            await self._drain(drain_seconds)
         records = list(scheduler.runs.values())
         for record in records:
             scheduler.stopping.stop(record, RunState.CANCELLED, "the runtime was closed")
@@ -145,8 +215,20 @@ class Runtime:
                 cancelled = error
         for lane in scheduler.lanes.values():
             lane.close()
+        if self._bus is not None:
+            self._bus.close()
         if cancelled is not None:
             raise cancelled
+
+    async def _drain(self, seconds: float) -> None:
+        assert self._scheduler is not None
+        runs = [Run(self._scheduler, record) for record in self._scheduler.runs.values()]
+        waiting = [asyncio.ensure_future(run.wait()) for run in runs]
+        try:
+            await asyncio.wait(waiting, timeout=seconds)
+        finally:
+            for wait in waiting:
+                wait.cancel()
 
     def _get_limiter(self) -> Limiter:
         if self._limiter is None:
@@ -167,42 +249,99 @@ class Runtime:
 
     # -- runs ----------------------------------------------------------------------------
 
-    def launch(
-        self,
-        graph: Graph,
-        outside: Mapping[str, Any],
-        *,
-        run_id: str | None,
-        failure_policy: FailurePolicy,
-        timeout: float | None,
-        max_workers: int | None,
-    ) -> Run:
+    async def start(self, pipeline: Startable, *args: Any, **options: Any) -> Run:
+        """Start a run that this runtime owns: it goes on when the caller goes away.
+
+        Args:
+            pipeline: what to run.
+            args, options: those of ``pipeline.run``, without ``runtime`` and ``progress``.
+
+        Raises:
+            GraphError, CapacityError: as ``pipeline.run``.
+
+        Example::
+
+            run = await runtime.start(pipeline, {"url": url})
+            ...
+            result = await runtime.get(run.id).result()
+        """
+        return self.launch(await pipeline.request(*args, **options))
+
+    def get(self, run_id: str) -> Run:
+        """The run of that id: one that is in progress, or one of the last that ended.
+
+        Raises:
+            KeyError: there is none.
+        """
+        run = self._runs.get(run_id)
+        if run is None:
+            raise KeyError(f"this runtime has no run {run_id!r}{nearest(run_id, self._runs)}")
+        return run
+
+    def runs(self, state: RunState | str | None = None) -> list[Run]:
+        """The runs in progress and the last ``max_finished_runs`` that ended, oldest first.
+
+        Args:
+            state: only those in this state.
+        """
+        return [run for run in self._runs.values() if state is None or run.state == state]
+
+    def events(self, *, buffer: int = 1024, overflow: Overflow = "drop_oldest") -> Subscription:
+        """The events of all runs from now on, as :meth:`Run.events` gives those of one.
+
+        ``sequence`` counts the events of a run, so look at ``run_id`` too.
+        """
+        self._entered()
+        assert self._bus is not None
+        return self._bus.subscribe(0, buffer, overflow)
+
+    def launch(self, request: RunRequest) -> Run:
         """Admit a run and hand it to the scheduler; it begins in the loop's next turn.
 
         Raises:
             CapacityError: a step asks for what this runtime can never grant.
-            GraphError: the run id is in use.
+            GraphError: an input or a service is wrong, or the run id is in use.
         """
         scheduler = self._entered()
-        run_id = new_run_id() if run_id is None else run_id
+        graph = request.graph
+        run_id = new_run_id() if request.run_id is None else request.run_id
         if run_id in scheduler.runs:
             raise GraphError(f"a run {run_id!r} is in progress in this runtime; choose another id")
-        record = RunRecord(
-            graph, run_id, outside, contextvars.copy_context(), failure_policy, scheduler.clock
-        )
-        record.max_workers = max_workers
-        if graph.units.resources or self._taints:
-            admission = self.check(graph)
-            if admission.refusals:
-                faults = [f"step {name!r}: {why}" for name, why in admission.refusals.items()]
-                raise CapacityError(f"pipeline {graph.name!r} cannot run here: {' '.join(faults)}")
-            record.demands = admission.demands
-            record.warnings = [f"step {name!r}: {why}" for name, why in admission.clamped.items()]
+        outside = outside_values(graph, request.inputs, request.services, self._services)
+        context = contextvars.copy_context()
+        context.run(_AMBIENT.set, self)
+        record = RunRecord(graph, run_id, outside, context, request.failure_policy, scheduler.clock)
+        record.max_workers = request.max_workers
+        for name, value in request.given.items():
+            record.values[graph.assets[name]] = value
+        self._admit(record)
         run = Run(scheduler, record)
-        if timeout is not None:
-            run.set_timeout(timeout)
+        if request.timeout_seconds is not None:
+            run.set_timeout(request.timeout_seconds)
+        self._remember(run)
+        assert self._bus is not None
+        self._bus.welcome(record.bus)
         scheduler.add(record)
         return run
+
+    def _admit(self, record: RunRecord) -> None:
+        graph = record.graph
+        if not graph.units.resources and not self._taints:
+            return
+        admission = self.check(graph)
+        if admission.refusals:
+            faults = [f"step {name!r}: {why}" for name, why in admission.refusals.items()]
+            raise CapacityError(f"pipeline {graph.name!r} cannot run here: {' '.join(faults)}")
+        record.demands = admission.demands
+        record.warnings = [f"step {name!r}: {why}" for name, why in admission.clamped.items()]
+
+    def _remember(self, run: Run) -> None:
+        """Keep a run, and of those that ended only the last."""
+        self._runs.pop(run.id, None)
+        self._runs[run.id] = run
+        ended = [other.id for other in self._runs.values() if other.state is not RunState.RUNNING]
+        for run_id in ended[: max(0, len(ended) - self._max_finished_runs)]:
+            del self._runs[run_id]
 
     def check(self, graph: Graph) -> Admission:
         """Which requests of a graph this runtime would clamp or refuse."""
@@ -210,6 +349,13 @@ class Runtime:
             self._get_limiter(), self._labels, self._taints, self._oversized == "error"
         )
         return admit(graph, machine)
+
+    def is_usable_here(self) -> bool:
+        """Whether it is entered, open, and of the running event loop."""
+        scheduler = self._scheduler
+        if scheduler is None or self._closed:
+            return False
+        return scheduler.loop is asyncio.get_running_loop()
 
     def _entered(self) -> Scheduler:
         if self._scheduler is None:

@@ -33,6 +33,8 @@ class Blueprint(msgspec.Struct, frozen=True):
         outputs: assets or nodes whose values a result keeps; None for all.
         context: values that parameters find by name.
         groups: what is said about groups as a whole.
+        given: assets that nothing produces because their values are there.
+        absent: nodes that do not run; nobody waits for them.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Blueprint(msgspec.Struct, frozen=True):
     outputs: tuple[str, ...] | None = None
     context: Mapping[str, Any] = {}
     groups: Mapping[str, Group] = {}
+    given: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
 
 
 def compile_graph(blueprint: Blueprint) -> Graph:
@@ -64,8 +68,7 @@ def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
     nodes = blueprint.nodes
     yield from _check_nodes(nodes, problems)
     offered = set(blueprint.inputs or ()) | set(blueprint.context)
-    wiring = yield from wire(nodes, offered, problems)
-    _check_outside(blueprint, wiring, problems)
+    wiring = yield from wire(nodes, offered, problems, blueprint.given, blueprint.absent)
     _check_names(blueprint, wiring, problems)
     children = yield from children_of(wiring.parents)
     labels = yield from _labels_of(nodes)
@@ -106,20 +109,6 @@ def _labels_of(nodes: Sequence[Node]) -> Generator[None, None, list[str | None] 
         labels.extend(node.step.execution_group for node in nodes[index : index + CHUNK])
         yield
     return labels if any(labels) else None
-
-
-def _check_outside(blueprint: Blueprint, wiring: Wiring, problems: list[str]) -> None:
-    """With declared inputs, every parameter must be filled by something that is known."""
-    if blueprint.inputs is None:
-        return
-    for name, (has_default, index) in wiring.outside.items():
-        if not has_default and name not in blueprint.inputs and name not in blueprint.context:
-            known = [*blueprint.inputs, *blueprint.context, *wiring.assets.numbers]
-            problems.append(
-                f"parameter {name!r} of step {blueprint.nodes[index].name!r} is filled by nothing: "
-                "no params, asset, declared input or context has that name"
-                + nearest(name, known, "add it to the pipeline's inputs=, or give it a default")
-            )
 
 
 def _check_names(blueprint: Blueprint, wiring: Wiring, problems: list[str]) -> None:

@@ -52,6 +52,7 @@ class Graph:
         self.nodes = blueprint.nodes
         self.inputs = blueprint.inputs
         self.context = blueprint.context
+        self.is_part = bool(blueprint.absent)
         self.order = order
         self.index: Mapping[str, int] = wiring.index
         self.assets: Mapping[str, int] = wiring.assets.numbers

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from asyncflow.graph.assets import Assets
 from asyncflow.graph.binding import (
     EMPTY,
     CallTemplate,
@@ -30,7 +31,7 @@ from asyncflow.graph.binding import (
 from asyncflow.graph.node import Node
 from asyncflow.step import Parameter, Step
 
-__all__ = ["Assets", "Wiring", "nearest", "wire"]
+__all__ = ["Wiring", "nearest", "wire"]
 
 _NOTHING: Mapping[str, Any] = {}
 # How many nodes a phase of the build handles before it offers the event loop a turn.
@@ -42,42 +43,6 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     if found := difflib.get_close_matches(name, list(known)[:2000], n=1):
         return f"; did you mean {found[0]!r}?"
     return f"; {otherwise}" if otherwise else ""
-
-
-class Assets:
-    """All assets of a graph by number: their names and who produces them.
-
-    Where every node has one output and nobody shares one, an asset has the number of the
-    node that produces it.
-    """
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-        self.outputs: list[int | tuple[int, ...]] = []
-        # Only assets with several producers stand in here; most have just one.
-        self.producers: list[int | tuple[int, ...]] = []
-
-    def add(self, index: int, names: tuple[str, ...]) -> list[tuple[str, int]]:
-        """Give a node its outputs; returns those that an earlier node produces as well."""
-        shared: list[tuple[str, int]] = []
-        numbers = [self._number(name, index, shared) for name in names]
-        self.outputs.append(numbers[0] if len(numbers) == 1 else tuple(numbers))
-        return shared
-
-    def _number(self, name: str, index: int, shared: list[tuple[str, int]]) -> int:
-        number = self.numbers.get(name)
-        if number is None:
-            number = self.numbers[name] = len(self.producers)
-            self.producers.append(index)
-            return number
-        others = self.producers_of(number)
-        shared.append((name, others[0]))
-        self.producers[number] = (*others, index)
-        return number
-
-    def producers_of(self, number: int) -> tuple[int, ...]:
-        found = self.producers[number]
-        return found if isinstance(found, tuple) else (found,)
 
 
 class Wiring(msgspec.Struct):
@@ -103,12 +68,19 @@ class _Shape(msgspec.Struct, frozen=True):
 
 class _Wirer:
     def __init__(
-        self, nodes: Sequence[Node], offered: Collection[str], problems: list[str]
+        self,
+        nodes: Sequence[Node],
+        offered: Collection[str],
+        problems: list[str],
+        given: Collection[str],
+        absent: Collection[str],
     ) -> None:
         self.nodes = nodes
         self.offered = offered
         self.problems = problems
+        self.absent = absent
         self.assets = Assets()
+        self.assets.add_given(given)
         self.index: dict[str, int] = {}
         self.outside: dict[str, tuple[bool, int]] = {}
         self.shapes: dict[Any, _Shape | None] = {}
@@ -197,6 +169,8 @@ class _Wirer:
                 found[producer] = None
         for name in node.after:
             before = self.index.get(name)
+            if before is None and name in self.absent:
+                continue
             if before is None:
                 self.problems.append(
                     f"step {node.name!r} runs after {name!r}, which is no step of this pipeline"
@@ -479,7 +453,11 @@ def _key_of(declared: Any, parameter_names: frozenset[str]) -> Any:
 
 
 def wire(
-    nodes: Sequence[Node], offered: Collection[str], problems: list[str]
+    nodes: Sequence[Node],
+    offered: Collection[str],
+    problems: list[str],
+    given: Collection[str] = (),
+    absent: Collection[str] = (),
 ) -> Generator[None, None, Wiring]:
     """Resolve all names of a graph; what is wrong is added to ``problems``.
 
@@ -487,8 +465,10 @@ def wire(
         nodes: in order of declaration.
         offered: names of declared run inputs and context values.
         problems: gets one sentence for each fault.
+        given: assets whose values are there already.
+        absent: nodes that ``after`` may name though they do not run.
     """
-    wirer = _Wirer(nodes, offered, problems)
+    wirer = _Wirer(nodes, offered, problems, given, absent)
     yield from wirer.name_nodes()
     yield from wirer.name_assets()
     yield from wirer.wire_nodes()
