@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 from collections.abc import Iterator
 
@@ -117,7 +118,7 @@ class Run:
             for state in (NodeState.WAITING, NodeState.RUNNING, NodeState.RETRYING)
         )
         now = record.ended_at or self._scheduler.clock()
-        oldest = sorted(record.in_flight.values(), key=lambda a: a.started or now)[:limit]
+        oldest = heapq.nsmallest(limit, record.in_flight.values(), lambda a: a.started or now)
         return RunSnapshot(
             run_id=record.run_id,
             pipeline_name=record.graph.name,

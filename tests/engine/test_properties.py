@@ -368,8 +368,10 @@ def test_a_cancel_at_any_moment_ends_every_node_once(
     )
     expected = expected_states(nodes)
     if state == "cancelled":
-        for name, found in states.items():
-            assert found in (expected[name], "cancelled", "upstream_failed"), name
+        for node in nodes:
+            # What fails after the cancel is not tried again.
+            usual = {expected[node.name], "cancelled", "upstream_failed"}
+            assert states[node.name] in usual | ({"failed"} if node.failures else set()), node.name
     else:
         assert "cancelled" not in states.values() or policy == "fail_fast"
 
