@@ -91,6 +91,11 @@ class ResultSource(msgspec.Struct, frozen=True):
     durations: Callable[[], Iterable[tuple[float, int]]]
 
 
+def _told_first(result: StepResult) -> int:
+    """Of the steps that may produce an asset: one that failed, then one that succeeded."""
+    return 0 if not result.success else 2 if result.skipped else 1
+
+
 class PipelineResult:
     """The outcome of a run.
 
@@ -175,7 +180,8 @@ class PipelineResult:
 
     def _look_up(self, key: str | Step[..., Any]) -> tuple[Any, tuple[int, ...]]:
         source, name = self._source, self._name_of(key)
-        if name in source.assets:
+        # A step may have the name of an asset that another one produces.
+        if name in source.assets and isinstance(key, str):
             number = source.assets[name]
             value = source.value_of_asset(number)
             if source.kept(value) or name not in source.names:
@@ -201,7 +207,7 @@ class PipelineResult:
 
     def _absence(self, name: str, nodes: tuple[int, ...]) -> StepFailed:
         results = [self._source.make(node) for node in nodes]
-        worst = next((r for r in results if not r.success), results[0])
+        worst = min(results, key=_told_first)
         error = worst.error
         if worst.status is NodeState.SKIPPED:
             return StepSkipped(
@@ -215,7 +221,7 @@ class PipelineResult:
                 attempt=worst.attempts,
             )
         raised: StepFailed
-        if worst.status is NodeState.CANCELLED:
+        if worst.status is NodeState.CANCELLED and not isinstance(error, StepCancelled):
             raised = StepCancelled(
                 f"{name!r} has no value: step {worst.step_name!r} was cancelled"
                 + (f" ({self.reason})" if self.reason else ""),

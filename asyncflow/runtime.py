@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -140,7 +141,9 @@ class Runtime:
         if isinstance(taints, str):
             raise TypeError(f"taints takes a list of names; write taints=[{taints!r}]")
         self.max_concurrency = at_least_one("max_concurrency", max_concurrency)
-        self.max_threads = at_least_one("max_threads", max_threads or DEFAULT_THREADS)
+        self.max_threads = at_least_one(
+            "max_threads", DEFAULT_THREADS if max_threads is None else max_threads
+        )
         self._cpu_millis = None if max_cpus is None else parse_cpu(max_cpus)
         self._memory_bytes = None if max_memory is None else parse_bytes(max_memory)
         from asyncflow.engine.hardware import declared_devices
@@ -149,7 +152,7 @@ class Runtime:
         self._oversized = oversized
         self._labels = dict(labels or {})
         self._taints = tuple(taints)
-        self._grace_seconds = grace_seconds
+        self._grace_seconds = _grace(grace_seconds)
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
         self._max_finished_runs = at_least_one("max_finished_runs", max_finished_runs)
         self._services = dict(services or {})
@@ -370,6 +373,14 @@ class Runtime:
                 "pipeline"
             )
         return self._scheduler
+
+
+def _grace(seconds: Any) -> float:
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    # Rules out infinity and NaN, and whole numbers too large for a float.
+    if number and 0 <= seconds <= sys.float_info.max:
+        return float(seconds)
+    raise ValueError(f"grace_seconds takes finite seconds of 0 or more, got {seconds!r}")
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

@@ -43,9 +43,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         super().__init__()
         self._loop = loop
 
-    def select(
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self._loop.turns += 1
         if timeout is not None and timeout <= 0:
             return super().select(0)
@@ -166,7 +164,7 @@ async def _tidy(main: Coroutine[Any, Any, T]) -> T:
     result = await main
     left: set[asyncio.Task[Any]] = set()
     for _ in range(TURNS_OF_GRACE):
-        left = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+        left = asyncio.all_tasks() - {asyncio.current_task()}
         if not left:
             break
         await asyncio.sleep(0)

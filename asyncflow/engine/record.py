@@ -90,6 +90,7 @@ class RunRecord:
         self.blemished = False
         self.begun = False
         self.closing = False
+        self.draining = False
         self.warnings: list[str] = []
         self.progress: dict[int, tuple[float, float | None, str | None]] = {}
         self.stopping: str | None = None

@@ -293,8 +293,11 @@ class Scheduler:
         run.states[node] = RUNNING
         run.in_flight[node] = attempt
         self.in_flight += 1
-        if run.bus.listening:
+        bus = run.bus
+        if bus.listening:
             self.starting.announce(attempt, inline)
+        else:
+            bus.sequence += 2
         if not self.eager:
             self.batch.append(attempt)
         inline.start_coroutine(attempt)

@@ -46,6 +46,8 @@ class Settlement:
             return
         self._scheduler.in_flight -= 1
         del run.in_flight[attempt.unit]
+        if attempt.alone:
+            attempt.unit_announced = True
         if attempt.phase is Phase.CONDITION:
             self._settle_condition(attempt)
         elif attempt.error is None and attempt.stop is not Stop.TIMEOUT:
@@ -75,7 +77,7 @@ class Settlement:
             bus.publish(events.NodeFinished, **finish_fields(run, node))
             bus.publish(events.UnitFinished, node=attempt.name)
         else:
-            bus.sequence += 2 if attempt.unit_announced else 4
+            bus.sequence += 2
         if not run.left or run.stopping is not None:
             scheduler.stopping.end_if_over(run)
 

@@ -63,7 +63,8 @@ class Stopping:
         if attempt.stop is not Stop.NONE:
             return
         attempt.stop = why
-        attempt.alone = False
+        if attempt.alone:
+            attempt.alone, attempt.unit_announced = False, True
         attempt.cancel_requested = True
         self.drop_timer(attempt)
         self.set_timer(attempt, self._grace_seconds, self._abandon)
@@ -108,6 +109,7 @@ class Stopping:
             return
         run.stopping = reason
         run.stop_state = state
+        run.draining = True
         run.frontier.clear()
         for attempt in list(run.parked.values()):
             self._drop_parked(attempt)
@@ -119,6 +121,7 @@ class Stopping:
         A run that drains keeps the state and the reason of that.
         """
         self.drain(run, state, reason)
+        run.draining = False
         for attempt in list(run.in_flight.values()):
             self._tell_to_stop(attempt, Stop.CANCEL)
 
@@ -189,10 +192,12 @@ class Stopping:
             callback(run)
 
     def _final_state(self, run: RunRecord) -> RunState:
-        if run.stopping is not None:
-            return run.stop_state
         # bytes.translate deletes in C: 100,000 states take microseconds.
         failed = len(run.states) - len(run.states.translate(None, bytes(FAILURES)))
+        if run.draining and not failed:
+            return RunState.SUCCEEDED  # there was nothing left to leave out
+        if run.stopping is not None:
+            return run.stop_state
         return RunState.FAILED if failed else RunState.SUCCEEDED
 
     # -- the backstop --------------------------------------------------------------------

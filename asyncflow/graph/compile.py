@@ -66,7 +66,7 @@ def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
     """Build bit by bit; the graph is the generator's return value."""
     problems: list[str] = []
     nodes = blueprint.nodes
-    yield from _check_nodes(nodes, problems)
+    warnings = yield from _check_nodes(nodes, problems)
     offered = set(blueprint.inputs or ()) | set(blueprint.context)
     wiring = yield from wire(nodes, offered, problems, blueprint.given, blueprint.absent)
     _check_names(blueprint, wiring, problems)
@@ -76,7 +76,7 @@ def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
     if len(order) < len(nodes):
         _report_cycles(nodes, wiring, order, problems)
     units = yield from make_units(nodes, order if labels else None, blueprint.groups, problems)
-    warnings = yield from _check_devices(nodes, units, problems)
+    warnings.extend((yield from _check_devices(nodes, units, problems)))
     if problems:
         _refuse(blueprint, problems)
     warnings.extend(advise(nodes, order, wiring.parents, units))
@@ -87,8 +87,9 @@ def _refuse(blueprint: Blueprint, problems: list[str]) -> None:
     raise GraphError([f"pipeline {blueprint.name!r}: {problem}" for problem in problems])
 
 
-def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None]:
+def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None, None, list[str]]:
     checked: set[int] = set()
+    warnings: list[str] = []
     for index, node in enumerate(nodes):
         if not index % CHUNK:
             yield
@@ -100,6 +101,16 @@ def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None]:
                 f"step {node.name!r} is a generator function, which cannot be a step; return a "
                 "list, or yield inside a function that the step calls"
             )
+        elif node.step.is_coroutine and node.step.lane == "thread" and _is_single(node):
+            warnings.append(
+                f"step {node.name!r} is a coroutine function and runs on the event loop although "
+                "its lane is 'thread'; leave lane out, or make it a sync function"
+            )
+    return warnings
+
+
+def _is_single(node: Node) -> bool:
+    return node.step.execution_group is None
 
 
 def _labels_of(nodes: Sequence[Node]) -> Generator[None, None, list[str | None] | None]:

@@ -161,8 +161,8 @@ def group_names(labels: Sequence[str]) -> list[str]:
 
 
 def lane_of(step: Step[..., object]) -> str:
-    """Where a step runs when it is alone: as it says, else inline for coroutine functions."""
-    return step.lane or ("inline" if step.is_coroutine else "thread")
+    """Where a step runs when it is alone; coroutines always run on the event loop."""
+    return "inline" if step.is_coroutine else step.lane or "thread"
 
 
 def _make_group(

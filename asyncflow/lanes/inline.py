@@ -56,9 +56,11 @@ class InlineLane(Lane):
         except BaseException as error:  # noqa: BLE001
             # Also SystemExit and KeyboardInterrupt: let out of a task they would end the
             # whole event loop; and CancelledError: who asked for it is known to the engine.
-            call.error = without_lane_frames(error)
-        call.finished = self._clock()
-        call.done(call)
+            call.error = error
+            without_lane_frames(error)
+        finally:
+            call.finished = self._clock()
+            call.done(call)
 
     def cancel(self, call: Call) -> None:
         if call.started:
@@ -130,9 +132,11 @@ def _coroutine_starter(
             call.value = await call.func(*call.args)
         except BaseException as error:  # noqa: BLE001
             # As in InlineLane._run.
-            call.error = without_lane_frames(error)
-        call.finished = clock()
-        call.done(call)
+            call.error = error
+            without_lane_frames(error)
+        finally:
+            call.finished = clock()
+            call.done(call)
 
     task: Any = asyncio.Task
 

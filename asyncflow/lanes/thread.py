@@ -158,9 +158,11 @@ class ThreadLane(Lane):
             try:
                 call.value = call.context.run(invoke, call)
             except BaseException as error:  # noqa: BLE001 - a result like any other
-                call.error = without_lane_frames(error)
-            call.finished = self._clock()
-            self._hand_back(call)
+                call.error = error
+                without_lane_frames(error)
+            finally:
+                call.finished = self._clock()
+                self._hand_back(call)
             if worker.lost:
                 # Its loop may be closed by now, and nobody left to tell it to end.
                 return

@@ -61,17 +61,23 @@ class _Map(Generic[T, R]):
     def run(self, workers: int) -> list[R]:
         threads: list[threading.Thread] = []
         try:
-            for number in range(workers):
+            # One for each item at most, however many workers there may be.
+            while len(threads) < workers and (taken := self._take()) is not None:
                 context = contextvars.copy_context()
-                threads.append(
-                    threading.Thread(
-                        target=context.run, args=(self._work,), name=f"parallel_map-{number + 1}"
-                    )
+                thread = threading.Thread(
+                    target=context.run,
+                    args=(self._work, taken),
+                    name=f"parallel_map-{len(threads) + 1}",
                 )
-                threads[-1].start()
+                threads.append(thread)
+                thread.start()
+        except BaseException as error:
+            self._stop(-1, error)
+            raise
         finally:
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:  # the system may have refused the last one
+                    thread.join()
         if self._error is not None:
             raise self._error[1]
         return [self._results[index] for index in sorted(self._results)]
@@ -80,13 +86,18 @@ class _Map(Generic[T, R]):
         with self._lock:
             return None if self._error is not None else next(self._items, None)
 
-    def _work(self) -> None:
+    def _work(self, first: tuple[int, T]) -> None:
+        taken: tuple[int, T] | None = first
         index = -1
         try:
-            while (taken := self._take()) is not None:
+            while taken is not None:
                 index, item = taken
                 self._results[index] = self._fn(item)
+                taken = self._take()
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
-            with self._lock:
-                if self._error is None or index < self._error[0]:
-                    self._error = (index, error)
+            self._stop(index, error)
+
+    def _stop(self, index: int, error: BaseException) -> None:
+        with self._lock:
+            if self._error is None or index < self._error[0]:
+                self._error = (index, error)

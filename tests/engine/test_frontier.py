@@ -121,8 +121,12 @@ def test_a_unit_that_is_released_too_often_is_noticed() -> None:
 @given(st.data())
 def test_whatever_the_graph_every_unit_becomes_ready_after_its_parents(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 12))
-    above = [data.draw(st.lists(st.integers(0, n - 1), max_size=4)) if n else [] for n in range(size)]
-    unlocks = [[n for n in range(size) for parent in above[n] if parent == own] for own in range(size)]
+    above = [
+        data.draw(st.lists(st.integers(0, n - 1), max_size=4)) if n else [] for n in range(size)
+    ]
+    unlocks = [
+        [n for n in range(size) for parent in above[n] if parent == own] for own in range(size)
+    ]
     frontier = Frontier(unlocks, [len(parents) for parents in above])
     done: set[int] = set()
     while frontier.ready:

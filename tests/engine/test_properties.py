@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 from hypothesis import event as note
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncflow import Pipeline, Retry, Run, Runtime, step
@@ -73,7 +73,9 @@ def plans(draw: st.DrawFn, *, threads: bool = False) -> list[Plan]:
     for number in range(size):
         kinds: dict[str, list[str]] = {"needs": [], "takes": [], "after": []}
         above = [node.name for node in nodes]
-        for parent in draw(st.lists(st.sampled_from(above), unique=True, max_size=4)) if above else ():
+        for parent in (
+            draw(st.lists(st.sampled_from(above), unique=True, max_size=4)) if above else ()
+        ):
             kinds[draw(st.sampled_from(sorted(kinds)))].append(parent)
         nodes.append(
             Plan(
@@ -240,7 +242,9 @@ def assert_events_in_order(events: list[Event], graph: Graph) -> None:
             assert outside - set(event.members) <= ended, f"{event.node} began too early"
             open_units[event.node] = set(event.members)
         elif isinstance(event, UnitFinished):
-            assert open_units.pop(event.node) <= ended | late_ends(events), "ended without its nodes"
+            assert open_units.pop(event.node) <= ended | late_ends(events), (
+                "ended without its nodes"
+            )
         elif isinstance(event, NodeStarted):
             assert any(event.node in members for members in open_units.values())
             assert event.node not in ended
@@ -330,7 +334,6 @@ def test_states_and_arguments_agree_with_the_model(nodes: list[Plan], window: in
 
 
 @given(plans(threads=True))
-
 def test_threads_change_nothing_about_that(nodes: list[Plan]) -> None:
     # A function takes no virtual time in a thread, so it is never late.
     nodes = [msgspec.structs.replace(n, seconds=0) if n.thread else n for n in nodes]
@@ -377,7 +380,6 @@ def test_a_cancel_at_any_moment_ends_every_node_once(
 
 
 @given(st.lists(plans(), min_size=2, max_size=4), st.integers(1, 4))
-
 def test_runs_that_share_a_runtime_do_not_disturb_each_other(
     many: list[list[Plan]], window: int
 ) -> None:

@@ -347,9 +347,7 @@ async def test_a_fault_of_the_engine_ends_its_runs_instead_of_hanging(
         told = await await_with_faults_expected(run)
     result = run.result_now()
     assert result.state is RunState.FAILED
-    assert result.reason == (
-        "asyncflow itself failed, please report this: RuntimeError: planted"
-    )
+    assert result.reason == ("asyncflow itself failed, please report this: RuntimeError: planted")
     assert [str(fault["exception"]) for fault in told] == ["planted"]
 
 

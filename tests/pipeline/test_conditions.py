@@ -366,11 +366,13 @@ async def test_a_condition_that_ignores_its_cancel_is_abandoned() -> None:
     async def guarded() -> None:
         raise AssertionError("ran after a cancel")
 
-    async with Runtime(grace_seconds=3) as runtime:
-        async with Pipeline("p", steps=[guarded]).start(runtime=runtime) as run:
-            await asyncio.sleep(1)
-            await run.cancel()
-            assert (now(), run.abandoned) == (4, ("guarded",))
-            given_up.set()
-            await asyncio.sleep(1)
-            assert run.abandoned == ()
+    async with (
+        Runtime(grace_seconds=3) as runtime,
+        Pipeline("p", steps=[guarded]).start(runtime=runtime) as run,
+    ):
+        await asyncio.sleep(1)
+        await run.cancel()
+        assert (now(), run.abandoned) == (4, ("guarded",))
+        given_up.set()
+        await asyncio.sleep(1)
+        assert not run.abandoned

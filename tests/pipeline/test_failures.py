@@ -16,6 +16,7 @@ from asyncflow import (
     Pipeline,
     PipelineResult,
     RunState,
+    Step,
     StepCancelled,
     StepContext,
     StepFailed,
@@ -50,7 +51,7 @@ async def after_long(long: str) -> str:
     return long
 
 
-ALL = [broken, below, further_below, long, after_long]
+ALL: list[Step[..., Any]] = [broken, below, further_below, long, after_long]
 
 
 def states_of(result: PipelineResult) -> dict[str, str]:
@@ -354,7 +355,9 @@ async def test_a_mapping_that_cannot_be_read_fails_its_step() -> None:
         return Unreadable()
 
     result = await Pipeline("p", steps=[limits]).run()
-    with pytest.raises(StepFailed, match="returned a Unreadable whose parts cannot be read") as caught:
+    with pytest.raises(
+        StepFailed, match="returned a Unreadable whose parts cannot be read"
+    ) as caught:
         result["low"]
     assert isinstance(caught.value.__cause__, OSError)
 

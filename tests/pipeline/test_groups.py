@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from asyncflow import (
     Retry,
     RunState,
     Runtime,
+    Step,
     StepContext,
     step,
 )
@@ -232,7 +234,7 @@ async def test_a_retry_in_a_group_gives_back_cpus_and_keeps_memory_and_devices()
     async def wants_gpu(context: StepContext) -> None:
         note("wants_gpu")
 
-    steps = [first, flaky, wants_cpu, wants_memory, wants_gpu]
+    steps: list[Step[..., Any]] = [first, flaky, wants_cpu, wants_memory, wants_gpu]
     async with Runtime(max_cpus=1, max_memory=1000, max_gpus=1) as runtime:
         result = await Pipeline("p", steps=steps).run(runtime=runtime)
         runtime._get_limiter().validate()
@@ -407,11 +409,13 @@ async def test_a_cancel_ends_the_group_after_the_member_that_runs() -> None:
     async def second() -> None:
         ran.append("second")
 
-    async with Runtime(max_cpus=1) as runtime:
-        async with Pipeline("p", steps=[first, second]).start(runtime=runtime) as run:
-            await asyncio.sleep(1)
-            await run.cancel()
-            assert runtime._get_limiter().statistics().leases == 0
+    async with (
+        Runtime(max_cpus=1) as runtime,
+        Pipeline("p", steps=[first, second]).start(runtime=runtime) as run,
+    ):
+        await asyncio.sleep(1)
+        await run.cancel()
+        assert runtime._get_limiter().statistics().leases == 0
     assert ran == ["first"]
     assert states_of(run.result_now()) == ["cancelled", "cancelled"]
 
@@ -423,14 +427,14 @@ async def test_five_thousand_members_may_all_be_skipped(lane: str) -> None:
     async def head() -> int:
         return 0
 
-    async def body(value: int) -> int:
+    async def coroutine(value: int) -> int:
         raise AssertionError("ran without its input")
 
-    def sync_body(value: int) -> int:
+    def function(value: int) -> int:
         raise AssertionError("ran without its input")
 
-    func = body if lane == "inline" else sync_body
-    member = step(func, name="member", execution_group="g")  # type: ignore[arg-type]
+    body: Callable[..., Any] = coroutine if lane == "inline" else function
+    member = step(body, name="member", execution_group="g")
     pipeline = Pipeline("p", steps=[head])
     above = "head"
     for number in range(5000):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ class Flaky:
                 raise error()
             return "done"
 
-        self.step: Step[[], object] = flaky
+        self.step: Step[..., Any] = flaky
         self.pipeline = Pipeline("p", steps=[flaky])
 
 

@@ -1,0 +1,439 @@
+"""What came of a run: values by name, and why one is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import weakref
+from typing import Any
+
+import pytest
+
+from asyncflow import (
+    DependencyError,
+    NodeState,
+    Pipeline,
+    PipelineResult,
+    RunState,
+    Runtime,
+    Step,
+    StepCancelled,
+    StepFailed,
+    StepResult,
+    StepSkipped,
+    step,
+)
+from tests.virtual_time import now, virtual_time
+
+
+@step(outputs=["numbers"])
+async def load() -> list[int]:
+    await asyncio.sleep(1)
+    return [1, 2, 3]
+
+
+@step
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@step
+async def broken() -> None:
+    await asyncio.sleep(2)
+    raise ValueError("no good")
+
+
+@step
+async def below(broken: None) -> None: ...
+
+
+@step(condition=lambda: False)
+async def unwanted() -> None: ...
+
+
+async def mixed() -> PipelineResult:
+    steps: list[Step[..., Any]] = [load, total, broken, below, unwanted]
+    pipeline = Pipeline("mixed", steps=steps, failure_policy="collect_all")
+    return await pipeline.run(run_id="night")
+
+
+# ---------------------------------------------------------------------- values
+
+
+@virtual_time
+async def test_values_are_found_by_asset_by_node_and_by_step() -> None:
+    result = await Pipeline("sums", steps=[load, total]).run()
+    assert result["numbers"] == result["load"] == result[load] == [1, 2, 3]
+    assert result["total"] == result[total] == 6
+    assert result.outputs == {"numbers": [1, 2, 3], "load": [1, 2, 3], "total": 6}
+
+
+@virtual_time
+async def test_a_step_under_another_name_is_found_while_it_stands_once() -> None:
+    pipeline = Pipeline("p").add_step(load, "fetch", outputs=["numbers"])
+    result = await pipeline.run()
+    assert result[load] == [1, 2, 3]
+    pipeline.add_step(load, "again", outputs=["others"])
+    result = await pipeline.run()
+    with pytest.raises(KeyError, match="stands under 2 names"):
+        result[load]
+    assert result["others"] == [1, 2, 3]
+
+
+@virtual_time
+async def test_a_step_is_not_mistaken_for_an_asset_of_its_name() -> None:
+    @step(outputs=["y"])
+    async def x() -> str:
+        return "of the step x"
+
+    @step(outputs=["x"])
+    async def y() -> str:
+        return "of the asset x"
+
+    result = await Pipeline("p", steps=[x, y]).run()
+    assert result[x] == "of the step x"
+    assert result["x"] == "of the asset x"
+
+
+@pytest.mark.parametrize("name", ["nonsense", "mixed", ""])
+@virtual_time
+async def test_a_name_that_the_pipeline_does_not_have_is_a_key_error(name: str) -> None:
+    result = await mixed()
+    with pytest.raises(KeyError, match="pipeline 'mixed' has no asset or step"):
+        result[name]
+    with pytest.raises(KeyError):
+        result.get(name)
+
+
+@virtual_time
+async def test_a_step_that_the_pipeline_does_not_have_is_a_key_error() -> None:
+    @step
+    async def stranger() -> None: ...
+
+    with pytest.raises(KeyError, match="is no step of pipeline 'mixed'"):
+        (await mixed())[stranger]
+
+
+@virtual_time
+async def test_get_gives_a_default_for_what_was_not_produced() -> None:
+    result = await mixed()
+    assert result.get("total") == 6
+    assert result.get("broken") is None
+    assert result.get("broken", "instead") == "instead"
+    assert result.get(unwanted, 0) == 0
+
+
+# --------------------------------------------------------------- what is missing
+
+
+@virtual_time
+async def test_the_value_of_a_failed_step_raises_with_its_cause() -> None:
+    result = await mixed()
+    with pytest.raises(StepFailed) as caught:
+        result["broken"]
+    assert str(caught.value) == (
+        "'broken' has no value: step 'broken' failed at attempt 1: ValueError: no good"
+    )
+    assert (caught.value.step, caught.value.attempt) == ("broken", 1)
+    assert caught.value.__cause__ is result.step_results["broken"].error
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+@virtual_time
+async def test_the_value_below_a_failed_step_raises_with_the_same_cause() -> None:
+    result = await mixed()
+    with pytest.raises(DependencyError, match="'below' did not run because 'broken'") as caught:
+        result[below]
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+@virtual_time
+async def test_the_value_of_a_skipped_step_raises() -> None:
+    with pytest.raises(StepSkipped, match="'unwanted' has no value: step 'unwanted' was skipped"):
+        (await mixed())["unwanted"]
+
+
+@virtual_time
+async def test_the_value_of_a_cancelled_step_raises() -> None:
+    async with Pipeline("p", steps=[load, total]).start() as run:
+        await run.cancel("enough")
+    with pytest.raises(StepCancelled, match=r"step 'load' was cancelled.*enough"):
+        run.result_now()["numbers"]
+    with pytest.raises(StepCancelled, match=r"step 'total' was cancelled.*enough"):
+        run.result_now()["total"]
+
+
+# ---------------------------------------------------------------- step results
+
+
+@virtual_time
+async def test_a_step_result_tells_times_lane_and_worker() -> None:
+    result = await mixed()
+    assert result.step_results["load"] == StepResult(
+        step_name="load",
+        status=NodeState.SUCCEEDED,
+        output=[1, 2, 3],
+        attempts=1,
+        duration_seconds=1,
+        lane="inline",
+    )
+    total_result = result.step_results[total]
+    assert (total_result.lane, total_result.worker.startswith("asyncflow")) == ("thread", True)
+    assert (total_result.output, total_result.success) == (6, True)
+
+
+@virtual_time
+async def test_time_in_a_queue_is_told_apart_from_time_at_work() -> None:
+    pipeline = Pipeline("p")
+    for number in range(3):
+        pipeline.add_step(load, f"load {number}", outputs=[f"numbers {number}"])
+    async with Runtime(max_concurrency=1) as runtime:
+        result = await pipeline.run(runtime=runtime)
+    times = [
+        (outcome.queued_seconds, outcome.duration_seconds)
+        for outcome in result.step_results.values()
+    ]
+    assert times == [(0, 1), (1, 1), (2, 1)]
+
+
+@virtual_time
+async def test_a_skip_counts_as_success_and_a_cancel_does_not() -> None:
+    result = await mixed()
+    assert result.step_results["unwanted"].success
+    assert result.step_results["unwanted"].skipped
+    assert not StepResult("x", NodeState.CANCELLED).success
+    only = await Pipeline("p", steps=[unwanted]).run()
+    assert (only.success, only.state) == (True, RunState.SUCCEEDED)
+
+
+@virtual_time
+async def test_step_results_are_a_mapping_by_name() -> None:
+    results = (await mixed()).step_results
+    assert list(results) == ["load", "total", "broken", "below", "unwanted"]
+    assert len(results) == 5
+    assert repr(results) == "<results of 5 steps>"
+    with pytest.raises(KeyError):
+        results["nonsense"]
+
+
+# ------------------------------------------------------------------ whole result
+
+
+@virtual_time
+async def test_a_result_tells_about_the_run() -> None:
+    result = await mixed()
+    assert (result.run_id, result.pipeline_name) == ("night", "mixed")
+    assert (result.state, result.success) == (RunState.FAILED, False)
+    assert result.duration_seconds == now() == 2
+    assert repr(result) == "<PipelineResult 'mixed' failed run_id='night'>"
+    assert result.counts() == {
+        NodeState.SUCCEEDED: 2,
+        NodeState.FAILED: 1,
+        NodeState.SKIPPED: 1,
+        NodeState.UPSTREAM_FAILED: 1,
+    }
+
+
+@virtual_time
+async def test_a_summary_is_a_few_lines_for_people() -> None:
+    lines = (await mixed()).summary().splitlines()
+    assert lines[0].startswith("mixed: failed in 2 s (")
+    assert lines[1] == "  slowest: broken 2 s, load 1 s"
+    assert lines[2] == "  broken: failed at attempt 1: ValueError: no good"
+    assert len(lines) == 3
+
+
+@virtual_time
+async def test_a_summary_of_many_failures_is_cut() -> None:
+    pipeline = Pipeline("p", failure_policy="collect_all")
+    for number in range(25):
+        pipeline.add_step(broken, f"broken {number}")
+    lines = (await pipeline.run()).summary().splitlines()
+    assert len(lines) == 13
+    assert lines[-1] == "  … and 15 more"
+
+
+@virtual_time
+async def test_to_dict_is_plain_values() -> None:
+    result = await mixed()
+    told = json.loads(json.dumps(result.to_dict()))
+    assert told["run_id"] == "night"
+    assert (told["state"], told["success"], told["duration_seconds"]) == ("failed", False, 2)
+    assert told["steps"]["broken"] == {
+        "status": "failed",
+        "success": False,
+        "attempts": 1,
+        "duration_seconds": 2,
+        "queued_seconds": 0,
+        "lane": "inline",
+        "worker": "",
+        "error": "ValueError: no good",
+    }
+    assert told["steps"]["unwanted"]["error"] is None
+    assert "numbers" not in json.dumps(told)
+
+
+@virtual_time
+async def test_raise_for_failure_does_nothing_after_a_success() -> None:
+    (await Pipeline("p", steps=[load, unwanted]).run()).raise_for_failure()
+
+
+@virtual_time
+async def test_raise_for_failure_raises_the_one_failure() -> None:
+    with pytest.raises(StepFailed, match="step 'broken' failed at attempt 1") as caught:
+        (await mixed()).raise_for_failure()
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+@virtual_time
+async def test_raise_for_failure_raises_several_as_a_group() -> None:
+    pipeline = Pipeline("p", steps=[load, broken], failure_policy="collect_all")
+    result = await pipeline.add_step(broken, "too").run()
+    with pytest.raises(ExceptionGroup, match="2 steps of pipeline 'p' failed") as caught:
+        result.raise_for_failure()
+    assert [getattr(error, "step", None) for error in caught.value.exceptions] == ["broken", "too"]
+
+
+@virtual_time
+async def test_raise_for_failure_after_a_cancel_tells_the_reason() -> None:
+    async with Pipeline("p", steps=[load]).start(run_id="night") as run:
+        await run.cancel("enough")
+    with pytest.raises(StepCancelled, match="run night of pipeline 'p' ended as cancelled: enough"):
+        run.result_now().raise_for_failure()
+
+
+@virtual_time
+async def test_only_failures_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="asyncflow"):
+        await Pipeline("p", steps=[load, unwanted]).run()
+        async with Pipeline("p", steps=[load]).start() as run:
+            await run.cancel()
+        assert caplog.records == []
+        await mixed()
+        assert len(caplog.records) == 1
+
+
+# ------------------------------------------------------------------- let go of
+
+
+class Large:
+    """A value whose end can be seen."""
+
+
+@virtual_time
+async def test_values_that_nobody_needs_any_more_are_let_go() -> None:
+    values: list[weakref.ref[Large]] = []
+    alive: list[bool] = []
+
+    def is_alive() -> bool:
+        gc.collect()
+        return values[0]() is not None
+
+    @step
+    async def make() -> Large:
+        value = Large()
+        values.append(weakref.ref(value))
+        return value
+
+    @step
+    async def first(make: Large) -> int:
+        return 1
+
+    @step
+    async def second(make: Large, first: int) -> int:
+        return 2
+
+    @step
+    async def third(second: int) -> int:
+        alive.append(is_alive())
+        return 3
+
+    @step
+    async def between(first: int) -> None:
+        alive.append(is_alive())
+        await asyncio.sleep(1)
+
+    pipeline = Pipeline("p", steps=[make, first, between], outputs=["third"])
+    pipeline.add_step(second, after=["between"]).add_step(third)
+    result = await pipeline.run()
+    assert alive == [True, False]
+    assert result.outputs == {"third": 3}
+    with pytest.raises(StepFailed, match="the value of 'make' was not kept: it is not among the"):
+        result["make"]
+    assert result.get("make", "gone") == "gone"
+    assert result.step_results["make"].output is None
+    assert result.success
+
+
+@virtual_time
+async def test_kept_outputs_are_named_by_asset_or_by_node() -> None:
+    @step(outputs=["low", "high"])
+    async def limits() -> tuple[int, int]:
+        return 1, 2
+
+    @step
+    async def span(low: int, high: int) -> int:
+        return high - low
+
+    steps: list[Step[..., Any]] = [limits, span]
+    result = await Pipeline("p", steps=steps, outputs=["high", "span"]).run()
+    assert result.outputs == {"high": 2, "span": 1}
+    with pytest.raises(StepFailed, match="'low' was not kept"):
+        result["low"]
+    result = await Pipeline("p", steps=steps, outputs=["limits"]).run()
+    assert result["low"] == 1
+    with pytest.raises(StepFailed, match="'span' was not kept"):
+        result["span"]
+
+
+@virtual_time
+async def test_without_outputs_everything_is_kept() -> None:
+    result = await Pipeline("p", steps=[load, total]).run()
+    assert set(result.outputs) == {"numbers", "load", "total"}
+
+
+@virtual_time
+async def test_a_value_freed_in_one_branch_is_told_as_not_kept() -> None:
+    @step(outputs=["model"], condition=lambda: False)
+    async def skipped() -> int:
+        return 0
+
+    @step(outputs=["model"], condition=lambda: True)
+    async def taken() -> int:
+        return 1
+
+    @step
+    async def use(model: int) -> int:
+        return model
+
+    result = await Pipeline("p", steps=[skipped, taken, use], outputs=["use"]).run()
+    assert result["use"] == 1
+    with pytest.raises(StepFailed, match="the value of 'model' was not kept"):
+        result["model"]
+
+
+@virtual_time
+async def test_nothing_of_a_run_is_left_when_its_result_is_dropped() -> None:
+    values: list[weakref.ref[Large]] = []
+
+    @step
+    async def make() -> Large:
+        value = Large()
+        values.append(weakref.ref(value))
+        return value
+
+    @step
+    def use(make: Large) -> Large:
+        value = Large()
+        values.append(weakref.ref(value))
+        return value
+
+    pipeline = Pipeline("p", steps=[make, use])
+    result: PipelineResult | None = await pipeline.run()
+    gc.collect()
+    assert all(value() is not None for value in values)
+    del result
+    gc.collect()
+    assert [value() for value in values] == [None, None]
