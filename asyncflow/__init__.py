@@ -12,6 +12,7 @@ from asyncflow.errors import (
     StepSkipped,
     StepTimeout,
 )
+from asyncflow.failure import RunFailure
 from asyncflow.graph.grouping import Group, StepGroup
 from asyncflow.pipeline.executor import ParallelExecutor
 from asyncflow.pipeline.parallel import parallel_map
@@ -44,6 +45,7 @@ __all__ = [
     "Retry",
     "RetryAfter",
     "Run",
+    "RunFailure",
     "RunSnapshot",
     "RunState",
     "RunTimeout",

@@ -24,7 +24,19 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"progress", "testing", "runtime", "run", "blocking"}),
     frozenset({"engine", "lanes", "storage"}),
     frozenset({"result", "graph", "step", "context", "retry"}),
-    frozenset({"states", "resources", "quantities", "accelerators", "events", "errors"}),
+    frozenset(
+        {
+            "failure",
+            "secret",
+            "limits",
+            "states",
+            "resources",
+            "quantities",
+            "accelerators",
+            "events",
+            "errors",
+        }
+    ),
 )
 
 # Within a layer: who may not import whom, part or module.

@@ -147,7 +147,7 @@ def closing_states(run: RunRecord) -> Generator[list[tuple[int, int]]]:
     """
     chunk: list[tuple[int, int]] = []
     for node in run.graph.order if run.left else ():
-        if run.states[node] == WAITING:
+        if run.states[node] == WAITING and run.bars(node):
             below = any(run.states[parent] in _PASSED_ON for parent in run.graph.parents[node])
             run.states[node] = UPSTREAM_FAILED if below else CANCELLED
             chunk.append((node, run.states[node]))

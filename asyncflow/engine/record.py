@@ -5,6 +5,7 @@ A finished node costs about 40 bytes and no object that the garbage collector tr
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from array import array
 from collections import deque
@@ -91,6 +92,9 @@ class RunRecord:
         self.begun = False
         self.closing = False
         self.draining = False
+        self.cleaning = False
+        self.cleanup_over = False
+        self.cleanup_timer: asyncio.TimerHandle | None = None
         self.warnings: list[str] = []
         self.progress: dict[int, tuple[float, float | None, str | None]] = {}
         self.stopping: str | None = None
@@ -100,6 +104,19 @@ class RunRecord:
         self.ended_at = 0.0
         self.on_end: list[Callable[[RunRecord], None]] = []
         self.report_soon: Callable[[Attempt], None] = _drop_report
+
+    def bars(self, node: int) -> bool:
+        """Whether a node may not start any more, because the run is stopping.
+
+        Clean-up steps may, until their time is over.
+        """
+        if self.stopping is None:
+            return False
+        return self.cleanup_over or node not in self.graph.cleanup
+
+    def has_cleanup_ready(self) -> bool:
+        """Whether clean-up steps of a stopping run are about to start."""
+        return bool(self.graph.cleanup) and not self.cleanup_over and bool(self.frontier.ready)
 
     @property
     def is_over(self) -> bool:

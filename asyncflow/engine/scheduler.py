@@ -254,7 +254,7 @@ class Scheduler:
             unit = ready.popleft()
             if alone[unit] and not run.blemished:
                 self._start_alone(run, unit)
-            else:
+            elif run.stopping is None or not run.bars(run.graph.units.members_of(unit)[0]):
                 self.starting.advance(self.starting.first_attempt(run, unit))
         if not ready and run.queued:
             with_ready.remove(run)

@@ -65,7 +65,7 @@ class Settlement:
         run.finished[node] = attempt.finished
         run.states[node] = SUCCEEDED
         run.left -= 1
-        if run.stopping is None:
+        if run.stopping is None or run.graph.cleanup:
             frontier = run.frontier
             if frontier.finished(node):
                 scheduler.releasing.append(run)
@@ -103,15 +103,19 @@ class Settlement:
         run.left -= 1
         if run.consumers is not None:
             let_go(run, node)
-        if run.stopping is None:
-            if run.frontier.finished(node):
-                self._scheduler.releasing.append(run)
-            if not run.queued and run.frontier.ready:
-                self._scheduler.queue(run)
+        if run.stopping is None or run.graph.cleanup:
+            self.release(run, node)
         if run.bus.listening:
             run.bus.publish(events.NodeFinished, **finish_fields(run, node))
         else:
             run.bus.sequence += 1
+
+    def release(self, run: RunRecord, node: int) -> None:
+        """Those that waited for a node wait for one less."""
+        if run.frontier.finished(node):
+            self._scheduler.releasing.append(run)
+        if not run.queued and run.frontier.ready:
+            self._scheduler.queue(run)
 
     def conclude(self, attempt: Attempt, state: int) -> None:
         """End a node whose function does not run (again)."""
@@ -169,7 +173,7 @@ class Settlement:
 
     def _settle_condition(self, attempt: Attempt) -> None:
         """The condition was evaluated: run, skip, or fail the node."""
-        if attempt.stop is Stop.CANCEL or attempt.run.stopping is not None:
+        if attempt.stop is Stop.CANCEL or attempt.run.bars(attempt.node):
             self.end_unit(attempt)
             return
         wanted, error = False, attempt.error
@@ -210,7 +214,7 @@ class Settlement:
             # It may well be the user's: Ctrl-C while a step was on the main thread.
             self._scheduler.stopping.stop(run, RunState.CANCELLED, "interrupted")
             self._end_failed(attempt, state, error)
-        elif state == CANCELLED or run.stopping is not None or not self._retry(attempt, error):
+        elif state == CANCELLED or run.bars(attempt.node) or not self._retry(attempt, error):
             self._end_failed(attempt, state, error)
 
     def _end_failed(self, attempt: Attempt, state: int, error: BaseException) -> None:

@@ -11,7 +11,7 @@ from asyncflow.engine.attempt import Attempt, Phase, make_context
 from asyncflow.engine.capacity import Demand
 from asyncflow.engine.limiter import Lease
 from asyncflow.engine.record import RunRecord
-from asyncflow.engine.reporting import unit_fields
+from asyncflow.engine.reporting import make_failure, unit_fields
 from asyncflow.graph.binding import Frame
 from asyncflow.lanes.lane import Lane
 from asyncflow.states import RUNNING, WAITING
@@ -61,7 +61,7 @@ class Starting:
     def advance(self, attempt: Attempt) -> None:
         """Take an attempt as far as it goes: verdict, condition, capacity, worker."""
         run = attempt.run
-        if run.blemished and attempt.number == 1:
+        if (run.blemished or run.graph.cleanup) and attempt.number == 1:
             runnable = self._first_runnable(attempt)
             if runnable is None:
                 return
@@ -198,6 +198,7 @@ class Starting:
             run.graph.nodes[node].params or {},
             run.outside,
             partial(make_context, attempt),
+            partial(make_failure, run),
         )
 
     def _launch(self, attempt: Attempt) -> None:

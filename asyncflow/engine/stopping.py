@@ -110,9 +110,9 @@ class Stopping:
         run.stopping = reason
         run.stop_state = state
         run.draining = True
-        run.frontier.clear()
-        for attempt in list(run.parked.values()):
-            self._drop_parked(attempt)
+        if not run.graph.cleanup:
+            run.frontier.clear()
+        self._drop_all_parked(run)
         self.end_if_over(run)
 
     def stop(self, run: RunRecord, state: RunState, reason: str) -> None:
@@ -122,16 +122,25 @@ class Stopping:
         """
         self.drain(run, state, reason)
         run.draining = False
+        self._stop_in_flight(run)
+
+    def _stop_in_flight(self, run: RunRecord) -> None:
         for attempt in list(run.in_flight.values()):
-            self._tell_to_stop(attempt, Stop.CANCEL)
+            if run.bars(attempt.node):
+                self._tell_to_stop(attempt, Stop.CANCEL)
+
+    def _drop_all_parked(self, run: RunRecord) -> None:
+        for backlog in run.backlog.values():
+            kept = [attempt for attempt in backlog if not run.bars(attempt.node)]
+            backlog.clear()
+            backlog.extend(kept)
+        for attempt in list(run.parked.values()):
+            if run.bars(attempt.node):
+                self._drop_parked(attempt)
 
     def _drop_parked(self, attempt: Attempt) -> None:
-        run = attempt.run
         if attempt.phase is Phase.CAPACITY:
             self._scheduler.limiter.withdraw(attempt)
-        elif attempt.phase is Phase.LANE:
-            for backlog in run.backlog.values():
-                backlog.clear()
         self.drop_timer(attempt)
         self._scheduler.starting.unpark(attempt)
         self.cancel_waiting(attempt)
@@ -152,7 +161,8 @@ class Stopping:
         """
         if run.closing or not run.begun:
             return
-        if not run.left or (run.stopping is not None and not run.in_flight and not run.parked):
+        idle = not run.in_flight and not run.parked and not run.has_cleanup_ready()
+        if not run.left or (run.stopping is not None and idle):
             run.closing = True
             self._scheduler.closing.append((run, closing_states(run)))
             self._scheduler.wake()
@@ -167,15 +177,54 @@ class Stopping:
         chunk = next(states, None)
         if chunk is None:
             self._scheduler.closing.popleft()
-            self._end(run)
-        elif run.bus.listening:
-            for node, _ in chunk:
-                run.bus.publish(events.NodeFinished, **finish_fields(run, node))
+            self._end_or_clean_up(run)
         else:
-            run.bus.count(len(chunk))
+            self._close(run, [node for node, _ in chunk])
         return bool(self._scheduler.closing)
 
+    def _close(self, run: RunRecord, nodes: list[int]) -> None:
+        run.left -= len(nodes)
+        if run.graph.cleanup:
+            for node in nodes:
+                self._scheduler.settlement.release(run, node)
+        if run.bus.listening:
+            for node in nodes:
+                run.bus.publish(events.NodeFinished, **finish_fields(run, node))
+        else:
+            run.bus.count(len(nodes))
+
+    # -- clean-up ------------------------------------------------------------------------
+
+    def _end_or_clean_up(self, run: RunRecord) -> None:
+        """All that a stopped run did not come to is settled: now its clean-up steps run."""
+        if not run.left or run.cleanup_over:
+            self._end(run)
+            return
+        run.closing = False
+        if not run.cleaning:
+            run.cleaning = True
+            self._scheduler.timers += 1
+            run.cleanup_timer = self._scheduler.loop.call_later(
+                self._grace_seconds, self._end_cleanup, run
+            )
+        if not run.has_cleanup_ready():
+            # What is left waits for something that will not come.
+            run.cleanup_over = True
+        self.end_if_over(run)
+
+    def _end_cleanup(self, run: RunRecord) -> None:
+        """The grace period is over for clean-up steps as well."""
+        if run.is_over:
+            return
+        run.cleanup_over = True
+        self._drop_all_parked(run)
+        self._stop_in_flight(run)
+        self.end_if_over(run)
+
     def _end(self, run: RunRecord) -> None:
+        if run.cleanup_timer is not None:
+            run.cleanup_timer.cancel()
+            self._scheduler.timers -= 1
         run.ended_at = self._scheduler.clock()
         run.state = self._final_state(run)
         run.left = 0
@@ -229,7 +278,7 @@ class Stopping:
         for run in list(self._scheduler.runs.values()):
             run.stopping = f"asyncflow itself failed, please report this: {text_of(fault)}"
             run.stop_state = RunState.FAILED
-            run.closing = True
+            run.closing = run.cleanup_over = True
             for attempt in run.in_flight.values():
                 loop.call_soon(attempt.lane.cancel, attempt)
                 run.abandoned[attempt] = None

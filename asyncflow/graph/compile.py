@@ -70,6 +70,7 @@ def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
     offered = set(blueprint.inputs or ()) | set(blueprint.context)
     wiring = yield from wire(nodes, offered, problems, blueprint.given, blueprint.absent)
     _check_names(blueprint, wiring, problems)
+    wiring.cleanup = yield from _place_cleanup(nodes, wiring)
     children = yield from children_of(wiring.parents)
     labels = yield from _labels_of(nodes)
     order = yield from topological_order(wiring.parents, children, labels)
@@ -101,7 +102,12 @@ def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None, 
                 f"step {node.name!r} is a generator function, which cannot be a step; return a "
                 "list, or yield inside a function that the step calls"
             )
-        elif node.step.is_coroutine and node.step.lane == "thread" and _is_single(node):
+        if node.step.when != "success" and not _is_single(node):
+            problems.append(
+                f"step {node.name!r} has when={node.step.when!r} and an execution group; a clean-up "
+                "step has to run when its group cannot: leave execution_group out"
+            )
+        if node.step.is_coroutine and node.step.lane == "thread" and _is_single(node):
             warnings.append(
                 f"step {node.name!r} is a coroutine function and runs on the event loop although "
                 "its lane is 'thread'; leave lane out, or make it a sync function"
@@ -111,6 +117,32 @@ def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None, 
 
 def _is_single(node: Node) -> bool:
     return node.step.execution_group is None
+
+
+def _place_cleanup(nodes: Sequence[Node], wiring: Wiring) -> Generator[None, None, dict[int, bool]]:
+    """Have clean-up steps that wait for nothing wait for the end of everything else.
+
+    Returns:
+        The nodes with a ``when``, and whether that was done for them.
+    """
+    cleanup: dict[int, bool] = {}
+    for index, node in enumerate(nodes):
+        if not index % CHUNK:
+            yield
+        if node.step.when != "success":
+            cleanup[index] = not wiring.parents[index]
+    if any(cleanup.values()):
+        needed = {
+            parent
+            for index, above in enumerate(wiring.parents)
+            if index not in cleanup
+            for parent in above
+        }
+        ends = tuple(i for i in range(len(nodes)) if i not in needed and i not in cleanup)
+        for index in cleanup:
+            if cleanup[index]:
+                wiring.parents[index] = ends
+    return cleanup
 
 
 def _labels_of(nodes: Sequence[Node]) -> Generator[None, None, list[str | None] | None]:

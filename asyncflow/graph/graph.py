@@ -30,6 +30,8 @@ class Graph:
         templates, slots: how each node is called, and the assets it takes.
         conditions: the condition's template for nodes that have one.
         parents, children: edges between nodes.
+        cleanup: the nodes that run after failures too, and whether they wait for everything
+            else because they name nothing to wait for.
         units: what is dispatched as one.
         unlocks: the units that wait for each node, once for each edge.
         wait: how many edges from outside each unit waits for.
@@ -63,6 +65,7 @@ class Graph:
         self.slots: Sequence[tuple[int, ...]] = wiring.slots
         self.parents: Sequence[tuple[int, ...]] = wiring.parents
         self.children: Sequence[Sequence[int]] = children
+        self.cleanup: Mapping[int, bool] = wiring.cleanup
         self.units = units
         self.outside = wiring.outside
         self.warnings = warnings
@@ -183,10 +186,15 @@ class Graph:
         Returns:
             ``WAITING`` (it may), ``UPSTREAM_FAILED`` if anything above it failed, or
             ``SKIPPED`` if a value that it needs was not produced. A skip passes only to
-            nodes that need the value; a failure passes along every edge.
+            nodes that need the value; a failure passes along every edge, but not to clean-up
+            nodes.
         """
-        if any(states[parent] in FAILURES for parent in self.parents[index]):
+        failed = any(states[parent] in FAILURES for parent in self.parents[index])
+        when = self.nodes[index].step.when
+        if failed and when == "success":
             return UPSTREAM_FAILED
+        if not failed and when == "failure":
+            return SKIPPED
         slots = self.slots[index]
         templates = [self.templates[index]]
         if index in self.conditions:
@@ -215,5 +223,6 @@ def _is_simple(step: Step[..., Any]) -> bool:
         step.is_coroutine
         and step.condition is None
         and step.timeout is None
+        and step.when == "success"
         and step.resources is None
     )

@@ -54,7 +54,7 @@ def _unknown(graph: Graph, targets: Iterable[str] | None, given: Collection[str]
 
 def _wanted(graph: Graph, targets: Iterable[str] | None, stood_in: set[int]) -> list[int]:
     if targets is None:
-        return [i for i in range(len(graph)) if not graph.children[i] and i not in stood_in]
+        return [i for i in range(len(graph)) if _is_end(graph, i) and i not in stood_in]
     wanted: list[int] = []
     for name in targets:
         if name in graph.index:
@@ -62,6 +62,11 @@ def _wanted(graph: Graph, targets: Iterable[str] | None, stood_in: set[int]) -> 
         else:
             wanted.extend(graph.producers_of(graph.assets[name]))
     return wanted
+
+
+def _is_end(graph: Graph, node: int) -> bool:
+    """Whether nothing needs a node; clean-up that waits for everything needs nothing."""
+    return all(graph.cleanup.get(child, False) for child in graph.children[node])
 
 
 def _needed(

@@ -23,6 +23,7 @@ from asyncflow.graph.binding import (
     FromAsset,
     FromAssets,
     FromContext,
+    FromFailure,
     FromOutside,
     FromParams,
     Source,
@@ -56,6 +57,8 @@ class Wiring(msgspec.Struct):
     parents: list[tuple[int, ...]]
     # name → (has a default everywhere, the first node that asks for it)
     outside: dict[str, tuple[bool, int]]
+    # clean-up nodes → whether they wait for everything else
+    cleanup: dict[int, bool] = {}
 
 
 class _Shape(msgspec.Struct, frozen=True):
@@ -273,7 +276,7 @@ class _ShapeBuilder:
     ) -> tuple[dict[str, Source], list[tuple[str, Source]]]:
         if isinstance(declared, Mapping):
             return self._declared_mapping(declared, parameters)
-        by_name = {p.name: p for p in parameters if not p.is_variadic and not p.wants_context}
+        by_name = {p.name: p for p in parameters if not p.is_variadic and not _is_special(p)}
         sources = [(name, self._slot(name, by_name.get(name))) for name in declared]
         named: dict[str, Source] = {}
         rest: list[tuple[str, int]] = []
@@ -313,7 +316,7 @@ class _ShapeBuilder:
     def _declared_mapping(
         self, declared: Mapping[str, Any], parameters: Sequence[Parameter]
     ) -> tuple[dict[str, Source], list[tuple[str, Source]]]:
-        by_name = {p.name: p for p in parameters if not p.is_variadic and not p.wants_context}
+        by_name = {p.name: p for p in parameters if not p.is_variadic and not _is_special(p)}
         open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         named: dict[str, Source] = {}
         spare: list[tuple[str, Source]] = []
@@ -376,6 +379,13 @@ class _ShapeBuilder:
         name = parameter.name
         if parameter.wants_context:
             return FromContext()
+        if parameter.wants_failure:
+            if self.node.step.when == "success":
+                raise _Faulty(
+                    f"parameter {name!r} takes a RunFailure, which only steps with "
+                    "when='failure' or when='always' get; add when=, or drop it"
+                )
+            return FromFailure()
         if name in self.params:
             return FromParams(name)
         if name in self.wirer.assets.numbers:
@@ -401,7 +411,9 @@ class _ShapeBuilder:
         if step.condition is None:
             return None
         own = {
-            name: source for name, source in named.items() if not isinstance(source, FromContext)
+            name: source
+            for name, source in named.items()
+            if not isinstance(source, FromContext | FromFailure)
         }
         sources: dict[str, Source] = {}
         for parameter in step.condition_parameters:
@@ -419,6 +431,10 @@ def _takes_any(parameter: Parameter, many: bool) -> bool:
     if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
         return True
     return not (many or parameter.has_default)
+
+
+def _is_special(parameter: Parameter) -> bool:
+    return parameter.wants_context or parameter.wants_failure
 
 
 def _with_default(source: Source, default: Any) -> Source:
