@@ -18,6 +18,7 @@ from random import Random
 from asyncflow import events
 from asyncflow.engine.attempt import Attempt, Phase
 from asyncflow.engine.limiter import Limiter
+from asyncflow.engine.maps import Maps
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import report_soon
 from asyncflow.engine.settlement import Settlement
@@ -76,6 +77,7 @@ class Scheduler:
         self.eager = inline.starts_eagerly
         self.starting = Starting(self)
         self.settlement = Settlement(self, random)
+        self.maps = Maps(self)
         self.stopping = Stopping(self, grace_seconds=grace_seconds, max_abandoned=max_abandoned)
         # How many timers may still lead to something: while one is set, nothing is stuck.
         self.timers = 0
@@ -137,6 +139,9 @@ class Scheduler:
             if self._completions or self.releasing:
                 self._settle_some()
             more: object = self._start_some() or self._completions or self.releasing
+            if self.maps.are_growing:
+                self.maps.grow_some()
+                more = True
             if self.closing:
                 more = self.stopping.close_some() or more
             if not more or self.clock() >= until:
@@ -186,6 +191,8 @@ class Scheduler:
             Whether more may be started in this turn.
         """
         while self._new_runs:
+            if not self._is_in_order(self._new_runs[0]):
+                break
             self._begin(self._new_runs.popleft())
         left = self.max_concurrency - self.in_flight
         if not self.eager:
@@ -201,7 +208,13 @@ class Scheduler:
                 left -= 1
         while left > 0 and self.with_ready:
             left -= self._start_share(self.with_ready[0], left)
-        return left <= 0 or self.asked
+        return left <= 0 or self.asked or bool(self._new_runs)
+
+    def _is_in_order(self, run: RunRecord) -> bool:
+        """Go a step on in working out who starts first, if anything about that is known."""
+        if run.ordering is not None and next(run.ordering, run) is run:
+            run.ordering = None
+        return run.ordering is None
 
     def _begin(self, run: RunRecord) -> None:
         run.begun = True

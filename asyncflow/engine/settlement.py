@@ -78,6 +78,8 @@ class Settlement:
             bus.publish(events.UnitFinished, node=attempt.name)
         else:
             bus.sequence += 2
+        if run.element_of:
+            scheduler.maps.element_ended(run, node)
         if not run.left or run.stopping is not None:
             scheduler.stopping.end_if_over(run)
 
@@ -91,10 +93,10 @@ class Settlement:
         run.finished[node] = attempt.finished
         if attempt.worker is not None and attempt.lane is not self._scheduler.inline:
             run.workers[node] = attempt.worker.name
-        self._reach(run, node, SUCCEEDED)
+        self.reach(run, node, SUCCEEDED)
         self.next_member(attempt)
 
-    def _reach(self, run: RunRecord, node: int, state: int) -> None:
+    def reach(self, run: RunRecord, node: int, state: int) -> None:
         """A node reaches its final state, and those that waited for it wait for one less."""
         if state != SUCCEEDED or run.states[node] != RUNNING:
             check_move(run.graph.nodes[node].name, run.states[node], state)
@@ -105,10 +107,14 @@ class Settlement:
             let_go(run, node)
         if run.stopping is None or run.graph.cleanup:
             self.release(run, node)
+            if run.graph.maps:
+                self._scheduler.maps.ended(run, node)
         if run.bus.listening:
             run.bus.publish(events.NodeFinished, **finish_fields(run, node))
         else:
             run.bus.sequence += 1
+        if run.element_of:
+            self._scheduler.maps.element_ended(run, node)
 
     def release(self, run: RunRecord, node: int) -> None:
         """Those that waited for a node wait for one less."""
@@ -121,7 +127,7 @@ class Settlement:
         """End a node whose function does not run (again)."""
         run, node = attempt.run, attempt.node
         run.finished[node] = attempt.finished or self._scheduler.clock()
-        self._reach(run, node, state)
+        self.reach(run, node, state)
 
     # -- units ---------------------------------------------------------------------------
 
@@ -225,8 +231,7 @@ class Settlement:
             run.workers[node] = attempt.worker.name
         self.conclude(attempt, state)
         if state != CANCELLED and run.fail_fast and run.stopping is None:
-            reason = f"step {attempt.name!r} failed: {text_of(error)}"
-            self._scheduler.stopping.stop(run, RunState.FAILED, reason)
+            self._scheduler.stopping.fail_run(run, attempt.name, error)
         if attempt.abandoned:
             # The lease stays booked, and the worker lost, until the function really ends.
             self._go_on_without(attempt)

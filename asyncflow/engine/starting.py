@@ -66,7 +66,9 @@ class Starting:
             if runnable is None:
                 return
             attempt = runnable
-        if run.graph.conditions and not attempt.gated and attempt.node in run.graph.conditions:
+        if attempt.node in run.graph.maps:
+            self._scheduler.maps.begin(run, attempt.node)
+        elif run.graph.conditions and not attempt.gated and attempt.node in run.graph.conditions:
             self._launch_condition(attempt)
         elif attempt.lease is not None and attempt.lease.lent:
             self._scheduler.asked = True
@@ -135,7 +137,8 @@ class Starting:
             demand = run.demands[id(requirements)]
             if demand != _NOTHING:
                 self._scheduler.asked = True
-                self._scheduler.limiter.request(attempt, demand, owner=run)
+                rank = run.rank(attempt.unit)
+                self._scheduler.limiter.request(attempt, demand, owner=run, rank=rank)
                 self.park(attempt, Phase.CAPACITY)
                 return
         self._go(attempt)
@@ -178,7 +181,7 @@ class Starting:
 
     def _wait_for_worker(self, attempt: Attempt, lane: Lane) -> None:
         run = attempt.run
-        run.backlog.setdefault(lane.name, deque()).append(attempt)
+        run.backlog_of(lane.name).append(attempt)
         waiting = self.waiting_for_worker.setdefault(lane.name, deque())
         if run not in waiting:
             waiting.append(run)

@@ -115,6 +115,10 @@ class Stopping:
         self._drop_all_parked(run)
         self.end_if_over(run)
 
+    def fail_run(self, run: RunRecord, node: str, error: BaseException) -> None:
+        """The first failure of a run that stops at it."""
+        self.stop(run, RunState.FAILED, f"step {node!r} failed: {text_of(error)}")
+
     def stop(self, run: RunRecord, state: RunState, reason: str) -> None:
         """Start nothing more of a run and cancel what runs; it ends in ``state``.
 

@@ -70,6 +70,7 @@ def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
     offered = set(blueprint.inputs or ()) | set(blueprint.context)
     wiring = yield from wire(nodes, offered, problems, blueprint.given, blueprint.absent)
     _check_names(blueprint, wiring, problems)
+    _check_maps(nodes, wiring, problems)
     wiring.cleanup = yield from _place_cleanup(nodes, wiring)
     children = yield from children_of(wiring.parents)
     labels = yield from _labels_of(nodes)
@@ -113,6 +114,21 @@ def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None, 
                 "its lane is 'thread'; leave lane out, or make it a sync function"
             )
     return warnings
+
+
+def _check_maps(nodes: Sequence[Node], wiring: Wiring, problems: list[str]) -> None:
+    for node in (nodes[index] for index in wiring.mapped):
+        if not _is_single(node) or node.step.when != "success":
+            problems.append(
+                f"step {node.name!r} is mapped over {node.map!r} and has an execution group or a "
+                "when=; its elements run each on their own: leave that out"
+            )
+        declared = node.declared_inputs
+        if isinstance(declared, Mapping) and node.map not in declared.values():
+            problems.append(
+                f"step {node.name!r} is mapped over {node.map!r}, which its inputs= gives to no "
+                f"parameter; add {{'parameter': {node.map!r}}}"
+            )
 
 
 def _is_single(node: Node) -> bool:

@@ -59,6 +59,7 @@ class Wiring(msgspec.Struct):
     outside: dict[str, tuple[bool, int]]
     # clean-up nodes → whether they wait for everything else
     cleanup: dict[int, bool] = {}
+    mapped: list[int] = []
 
 
 class _Shape(msgspec.Struct, frozen=True):
@@ -153,6 +154,8 @@ class _Wirer:
         slots: tuple[int, ...],
     ) -> None:
         wiring = self.wiring
+        if node.map is not None:
+            wiring.mapped.append(index)
         wiring.templates.append(template)
         wiring.slots.append(slots)
         if condition is not None:
@@ -213,6 +216,7 @@ class _Wirer:
             id(node.step),
             None if node.params is None else tuple(node.params),
             _key_of(declared, node.step.parameter_names),
+            node.map is not None,
         )
         try:
             return self.shapes[key]
@@ -296,6 +300,9 @@ class _ShapeBuilder:
             else:
                 spare.append((name, FromAsset(position)))
         return named, spare
+
+    def _is_found_by_name(self, item: tuple[str, Parameter]) -> bool:
+        return item[0] in self.wirer.assets.numbers or item[0] in self.wirer.offered
 
     def _take(
         self,

@@ -124,6 +124,7 @@ class Pipeline:
         *,
         inputs: Inputs | None = None,
         outputs: Iterable[str] | None = None,
+        map: str | None = None,
     ) -> Self:
         """Place a step in the graph; the same step may stand under many names.
 
@@ -133,6 +134,9 @@ class Pipeline:
             params: values for parameters, by name.
             after: nodes (names or steps) that must be done first, whatever they return.
             inputs, outputs: the wiring of this node, instead of the step's own.
+            map: an asset, for each of whose elements (known only when the run gets there) the
+                step runs once; it produces the list of what these give, in that order. What
+                maps over that list again starts with each element, not with the whole list.
 
         Returns:
             The pipeline, so that calls can be chained.
@@ -154,6 +158,7 @@ class Pipeline:
                 before,
                 None if inputs is None else converted(node_name, "inputs", inputs_of, inputs),
                 None if outputs is None else converted(node_name, "outputs", outputs_of, outputs),
+                None if map is None else check_name(map, "asset"),
             )
         )
         self._graph = None
