@@ -18,6 +18,7 @@ import msgspec
 from asyncflow import events
 from asyncflow.engine.record import RunRecord
 from asyncflow.errors import StepFailed, text_of
+from asyncflow.graph.graph import MapPlan
 from asyncflow.graph.growing import GrowingGraph
 from asyncflow.states import FAILED, FAILURES, RUNNING, SUCCEEDED, UPSTREAM_FAILED
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Expansion", "Maps"]
 
 _CHUNK = 128
+# Key, asset and parents of an element.
+Element = tuple[Any, int, tuple[int, ...]]
 MAX_ELEMENTS = 1_000_000
 
 
@@ -60,6 +63,7 @@ class Maps:
         """A mapped node has all it waits for."""
         run.expansions[node] = Expansion(self._scheduler.clock())
         self._growing.append(self._expand(run, node))
+        self._let_flow(run, node)
 
     def grow_some(self) -> None:
         """Add a chunk of elements of one node; each has its turn."""
@@ -72,11 +76,12 @@ class Maps:
         if not isinstance(run.graph, GrowingGraph):
             run.graph = GrowingGraph.of(run.graph)
         try:
-            for key, asset, parents in self._elements_of(run, node):
+            for element in self._elements_of(run, node):
                 if run.stopping is not None:
                     return
-                self._add(run, node, key, asset, parents)
-                if not len(expansion.elements) % _CHUNK:
+                if element is not None:
+                    self._add(run, node, *element)
+                if element is None or not len(expansion.elements) % _CHUNK:
                     self._scheduler.queue(run)
                     yield
         except Exception as error:  # noqa: BLE001 - iterating calls the user's code
@@ -89,17 +94,15 @@ class Maps:
             node=run.graph.nodes[node].name,
             elements=len(expansion.elements),
         )
-        self._let_flow(run, node)
         self._collect(run, node)
         self._scheduler.queue(run)
 
-    def _elements_of(self, run: RunRecord, node: int) -> Iterable[tuple[Any, int, tuple[int, ...]]]:
-        """Key, asset and parents of each element."""
+    def _elements_of(self, run: RunRecord, node: int) -> Iterable[Element | None]:
+        """Key, asset and parents of each element; None while the next is not known."""
         plan = run.graph.maps[node]
         followed = run.expansions.get(plan.follows) if plan.follows is not None else None
         if followed is not None:
-            for key, element in zip(followed.keys, followed.elements, strict=True):
-                yield key, run.graph.outputs_of(element)[plan.part], (element,)
+            yield from _following(run, followed, plan)
             return
         source = run.graph.slots[node][plan.position]
         for key, value in _items(run.values[source]):
@@ -142,12 +145,8 @@ class Maps:
 
     def ended(self, run: RunRecord, node: int) -> None:
         """A mapped node ended; if it never was expanded, none that follow it wait for that."""
-        if node in run.graph.maps and not self._is_complete(run, node):
+        if node in run.graph.maps and node not in run.expansions:
             self._let_flow(run, node)
-
-    def _is_complete(self, run: RunRecord, node: int) -> bool:
-        expansion = run.expansions.get(node)
-        return expansion is not None and expansion.complete
 
     def _let_flow(self, run: RunRecord, node: int) -> None:
         followers = [run.graph.units.of_node[f] for f in run.graph.maps[node].followers]
@@ -158,7 +157,7 @@ class Maps:
         if expansion.pending or not expansion.complete or run.is_final(node):
             return
         states = run.states
-        if any(states[element] in FAILURES for element in expansion.elements):
+        if any(states[above] in FAILURES for above in run.graph.parents[node]):
             self._end(run, node, UPSTREAM_FAILED)
             return
         there = [element for element in expansion.elements if states[element] == SUCCEEDED]
@@ -191,6 +190,20 @@ class Maps:
         self._scheduler.settlement.reach(run, node, state)
         if not run.left or run.stopping is not None:
             self._scheduler.stopping.end_if_over(run)
+
+
+def _following(run: RunRecord, followed: Expansion, plan: MapPlan) -> Iterator[Element | None]:
+    """The elements of the node that is followed, which may itself still be growing."""
+    count = 0
+    while True:
+        while count < len(followed.elements):
+            element = followed.elements[count]
+            asset = run.graph.outputs_of(element)[plan.part]
+            yield followed.keys[count], asset, (element,)
+            count += 1
+        if followed.complete or run.is_final(plan.follows or 0):
+            return
+        yield None
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
