@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
@@ -18,6 +18,9 @@ from asyncflow.errors import (
 )
 from asyncflow.states import NodeState, RunState
 from asyncflow.step import Step
+
+if TYPE_CHECKING:
+    from asyncflow.gantt import Bar
 
 __all__ = ["PipelineResult", "StepResult"]
 
@@ -89,6 +92,8 @@ class ResultSource(msgspec.Struct, frozen=True):
     counts: Callable[[], dict[NodeState, int]]
     failed: Callable[[], list[int]]
     durations: Callable[[], Iterable[tuple[float, int]]]
+    states: Callable[[], dict[str, NodeState]]
+    bars: Callable[[], Iterable[Bar]]
 
 
 def _told_first(result: StepResult) -> int:
@@ -270,6 +275,23 @@ class PipelineResult:
     def counts(self) -> dict[NodeState, int]:
         """How many nodes ended in each state."""
         return self._source.counts()
+
+    def states(self) -> dict[str, NodeState]:
+        """The state each node ended in, by name."""
+        return self._source.states()
+
+    def gantt(self) -> str:
+        """The course of the run as SVG: what ran when, in which lane, and how it ended."""
+        # Here, because few programs draw.
+        from asyncflow.gantt import draw_gantt
+
+        return draw_gantt(
+            self.pipeline_name,
+            f"run {self.run_id} {self.state} in {self.duration_seconds:.3g} s",
+            self._source.bars(),
+            duration_seconds=self.duration_seconds,
+            counts=self.counts(),
+        )
 
     def summary(self) -> str:
         """A few lines for people: the counts, the slowest steps, and what went wrong."""

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from random import Random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
 from asyncflow.engine.admission import Admission, Machine, admit
+from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import Overflow, RuntimeBus, Subscription
-from asyncflow.engine.capacity import Capacity
+from asyncflow.engine.capacity import Capacity, Demand, demand_of
 from asyncflow.engine.limiter import Limiter
 from asyncflow.engine.record import RunRecord
+from asyncflow.engine.remaining import ordering
 from asyncflow.engine.scheduler import Scheduler
+from asyncflow.engine.surroundings import clock_of, new_run_id, surroundings_of
 from asyncflow.errors import CapacityError, GraphError
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.outside import outside_values
 from asyncflow.graph.wiring import nearest
-from asyncflow.lanes.inline import InlineLane
-from asyncflow.lanes.thread import ThreadLane
+from asyncflow.lanes.lane import CURRENT
 from asyncflow.quantities import at_least_one, parse_bytes, parse_cpu
-from asyncflow.run import Run
+from asyncflow.resources import ResourceRequirements
+from asyncflow.result import PipelineResult
+from asyncflow.run import Run, log_failure
 from asyncflow.states import RunState
 
-__all__ = ["FailurePolicy", "RunRequest", "Runtime", "Startable", "ambient_runtime"]
+__all__ = [
+    "FailurePolicy",
+    "RunRequest",
+    "Runtime",
+    "Startable",
+    "ambient_runtime",
+    "new_run_id",
+]
 
 DEFAULT_THREADS = 40
 
@@ -100,9 +108,13 @@ class Runtime:
         labels: labels of this machine, for ``NodeAffinity(required=…)``.
         taints: taints of this machine, which steps must tolerate.
         services: live objects (clients, pools) that parameters of any run find by name.
+        expected_seconds: how long steps take, by the name of a node or of its step, as an
+            earlier result may have told. Ready units with the longest path still to go start
+            first then; without it they start in the order in which they became ready.
         grace_seconds: how long a cancelled step may take to clean up before it is abandoned.
         max_abandoned: a run with more abandoned steps than this fails.
         max_finished_runs: how many runs that have ended :meth:`get` still finds.
+        max_nested_depth: how deep steps may nest calls and runs.
 
     Raises:
         ValueError, TypeError: a number makes no sense.
@@ -132,9 +144,11 @@ class Runtime:
         labels: Mapping[str, str] | None = None,
         taints: Sequence[str] = (),
         services: Mapping[str, Any] | None = None,
+        expected_seconds: Mapping[str, float] | None = None,
         grace_seconds: float = 2.0,
         max_abandoned: int = 32,
         max_finished_runs: int = 1000,
+        max_nested_depth: int = 32,
     ) -> None:
         if oversized not in ("clamp", "error"):
             raise ValueError(f"oversized is 'clamp' or 'error', not {oversized!r}")
@@ -155,7 +169,9 @@ class Runtime:
         self._grace_seconds = _grace(grace_seconds)
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
         self._max_finished_runs = at_least_one("max_finished_runs", max_finished_runs)
+        self._max_nested_depth = at_least_one("max_nested_depth", max_nested_depth)
         self._services = dict(services or {})
+        self._expected_seconds = _expected(expected_seconds)
         self._runs: dict[str, Run] = {}
         self._bus: RuntimeBus | None = None
         self._ambient: contextvars.Token[Runtime | None] | None = None
@@ -170,18 +186,18 @@ class Runtime:
             raise RuntimeError("a Runtime is entered once; make another one")
         loop = asyncio.get_running_loop()
         clock = clock_of(loop)
+        surroundings = surroundings_of(loop)
         self._scheduler = Scheduler(
             loop,
             clock,
             limiter=self._get_limiter,
-            lanes={
-                "inline": InlineLane(loop, clock),
-                "thread": ThreadLane(loop, clock, max_threads=self.max_threads),
-            },
+            lanes=surroundings.lanes(loop, clock, max_threads=self.max_threads),
             max_concurrency=self.max_concurrency,
             grace_seconds=self._grace_seconds,
             max_abandoned=self._max_abandoned,
-            random=Random(),
+            max_nested_depth=self._max_nested_depth,
+            demand_of=self._demand_of,
+            random=surroundings.random(),
         )
         scheduler = self._scheduler
         self._bus = RuntimeBus(clock, lambda: (run.bus for run in scheduler.runs.values()))
@@ -298,8 +314,58 @@ class Runtime:
         assert self._bus is not None
         return self._bus.subscribe(0, buffer, overflow)
 
-    def launch(self, request: RunRequest) -> Run:
+    @asynccontextmanager
+    async def running(
+        self, request: RunRequest, *, within: tuple[Attempt, int] | None = None
+    ) -> AsyncIterator[Run]:
+        """A run for the length of a block: left normally it is waited for, else cancelled.
+
+        Asked for by a step, it is part of that step's nest.
+        """
+        caller = self._caller() if within is None else None
+        if caller is not None:
+            nesting = self._entered().nesting
+            within = caller, nesting.depth_below(caller)
+            nesting.enter(caller)
+        try:
+            run = self.launch(request, within=within)
+            try:
+                yield run
+                await run.wait()
+            except BaseException as error:
+                run.cancel_nowait(_reason(error))
+                await run.wait_shielded()
+                raise
+            finally:
+                log_failure(run.result_now())
+        finally:
+            if caller is not None:
+                await self._entered_or_closing().nesting.leave(caller)
+
+    def _caller(self) -> Attempt | None:
+        """The attempt of one of this runtime's steps that asks for something, if one does."""
+        call = CURRENT.get()
+        if not isinstance(call, Attempt) or call.finished or self._scheduler is None:
+            return None
+        return call if self._scheduler.runs.get(call.run.run_id) is call.run else None
+
+    def _entered_or_closing(self) -> Scheduler:
+        assert self._scheduler is not None
+        return self._scheduler
+
+    async def _run_nested(
+        self, pipeline: Startable, inputs: Any, attempt: Attempt, depth: int
+    ) -> PipelineResult:
+        request = await pipeline.request(inputs)
+        async with self.running(request, within=(attempt, depth)) as run:
+            return await run.result()
+
+    def launch(self, request: RunRequest, *, within: tuple[Attempt, int] | None = None) -> Run:
         """Admit a run and hand it to the scheduler; it begins in the loop's next turn.
+
+        Args:
+            request: what to run.
+            within: the attempt whose nest it is part of, and how deep.
 
         Raises:
             CapacityError: a step asks for what this runtime can never grant.
@@ -307,7 +373,8 @@ class Runtime:
         """
         scheduler = self._entered()
         graph = request.graph
-        run_id = new_run_id() if request.run_id is None else request.run_id
+        surroundings = surroundings_of(scheduler.loop)
+        run_id = surroundings.new_run_id() if request.run_id is None else request.run_id
         if run_id in scheduler.runs:
             raise GraphError(f"a run {run_id!r} is in progress in this runtime; choose another id")
         outside = outside_values(graph, request.inputs, request.services, self._services)
@@ -315,6 +382,12 @@ class Runtime:
         context.run(_AMBIENT.set, self)
         record = RunRecord(graph, run_id, outside, context, request.failure_policy, scheduler.clock)
         record.max_workers = request.max_workers
+        record.launch_nested = self._run_nested
+        if within is not None:
+            record.parent, record.depth = within
+        record.bus.wall_clock = surroundings.wall_clock
+        if self._expected_seconds or surroundings.tie is not None:
+            record.ordering = ordering(record, self._expected_seconds, surroundings.tie)
         for name, value in request.given.items():
             record.values[graph.assets[name]] = value
         self._admit(record)
@@ -325,6 +398,7 @@ class Runtime:
         assert self._bus is not None
         self._bus.welcome(record.bus)
         scheduler.add(record)
+        surroundings.launched(record)
         return run
 
     def _admit(self, record: RunRecord) -> None:
@@ -345,6 +419,22 @@ class Runtime:
         ended = [other.id for other in self._runs.values() if other.state is not RunState.RUNNING]
         for run_id in ended[: max(0, len(ended) - self._max_finished_runs)]:
             del self._runs[run_id]
+
+    def _demand_of(self, requirements: ResourceRequirements, name: str) -> Demand:
+        """What requirements take.
+
+        Raises:
+            CapacityError: they can never be granted.
+        """
+        limiter = self._get_limiter()
+        wanted = demand_of(requirements)
+        demand = limiter.clamped(wanted)
+        refusal = limiter.refusal(demand)
+        if refusal is None and demand != wanted and self._oversized == "error":
+            refusal = limiter.refusal(wanted)
+        if refusal is not None:
+            raise CapacityError(f"nested step {name!r}: {refusal}")
+        return demand
 
     def check(self, graph: Graph) -> Admission:
         """Which requests of a graph this runtime would clamp or refuse."""
@@ -383,15 +473,16 @@ def _grace(seconds: Any) -> float:
     raise ValueError(f"grace_seconds takes finite seconds of 0 or more, got {seconds!r}")
 
 
-def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """Seconds on the loop's clock, by the shortest way.
+def _expected(seconds: Mapping[str, float] | None) -> dict[str, float]:
+    for name, value in (seconds or {}).items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(
+                f"expected_seconds={{{name!r}: {value!r}}}: a step takes finite seconds of 0 or more"
+            )
+    return dict(seconds or {})
 
-    A virtual loop has a clock of its own; the usual one only wraps ``time.monotonic``.
-    """
-    usual = getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time
-    return time.monotonic if usual else loop.time
 
-
-def new_run_id() -> str:
-    """A run id nobody has: the UTC time and a random part."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.urandom(4).hex()}"
+def _reason(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "the task that awaits the run was cancelled"
+    return f"the block that started the run raised {type(error).__name__}"

@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"pipeline", "orchestrator", "flow"}),
     frozenset({"progress", "testing", "runtime", "run", "blocking"}),
     frozenset({"engine", "lanes", "storage"}),
-    frozenset({"result", "graph", "step", "context", "retry"}),
+    frozenset({"result", "graph", "step", "context", "retry", "nested_map"}),
     frozenset(
         {
             "failure",

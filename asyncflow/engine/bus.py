@@ -26,6 +26,7 @@ class EventBus:
     def __init__(self, run_id: str, clock: Callable[[], float]) -> None:
         self.run_id = run_id
         self.clock = clock
+        self.wall_clock = time.time
         self.sequence = 0
         self.listening = False
         self.closed = False
@@ -40,7 +41,7 @@ class EventBus:
         event = kind(
             sequence=self.sequence,
             run_id=self.run_id,
-            wall_time=time.time(),
+            wall_time=self.wall_clock(),
             monotonic_seconds=self.clock(),
             **fields,
         )
@@ -95,7 +96,7 @@ class EventBus:
         return Gap(
             sequence=last,
             run_id=self.run_id,
-            wall_time=time.time(),
+            wall_time=self.wall_clock(),
             monotonic_seconds=self.clock(),
             missed=missed,
         )

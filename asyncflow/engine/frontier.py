@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+from asyncflow.engine.ranked import RankedQueue
+
 __all__ = ["Frontier"]
 
 # A node with more dependents than this is worked off in slices, so that the end of one
@@ -52,7 +54,7 @@ class Frontier:
         self._backlog: deque[Iterator[int]] = deque()
         if roots is None:
             roots = [unit for unit, count in enumerate(wait) if not count]
-        self.ready: deque[int] = deque(roots)
+        self.ready: deque[int] | RankedQueue[int] = deque(roots)
 
     def add(self, unit: int, parents: Iterable[int] = ()) -> None:
         """Grow by one unit that waits for ``parents``: nodes that have not finished.
@@ -94,6 +96,10 @@ class Frontier:
                 self.ready.append(unit)
         return False
 
+    def release(self, units: Iterable[int]) -> None:
+        """Units that waited for something other than the end of a node wait for one less."""
+        self._release(units)
+
     def _release(self, units: Iterable[int]) -> None:
         wait = self._wait
         for unit in units:
@@ -109,6 +115,11 @@ class Frontier:
             if len(part) < SLICE:
                 self._backlog.popleft()
         return bool(self._backlog)
+
+    def rank(self, ready: RankedQueue[int]) -> None:
+        """Keep what is ready in another order than that of arrival."""
+        ready.extend(self.ready)
+        self.ready = ready
 
     def waits_for(self, unit: int) -> int:
         """How many edges a unit still waits for."""

@@ -73,8 +73,7 @@ class Maps:
 
     def _expand(self, run: RunRecord, node: int) -> Generator[None]:
         expansion = run.expansions[node]
-        if not isinstance(run.graph, GrowingGraph):
-            run.graph = GrowingGraph.of(run.graph)
+        run.grow()
         try:
             for element in self._elements_of(run, node):
                 if run.stopping is not None:
@@ -88,7 +87,7 @@ class Maps:
             self._refuse(run, node, error)
             return
         expansion.complete = True
-        run.graph.parents[node] = (*run.graph.parents[node], *expansion.elements)
+        run.graph.parents[node] = (*run.graph.parents[node], *expansion.elements)  # type: ignore[index]
         run.bus.publish(
             events.MapExpanded,
             node=run.graph.nodes[node].name,

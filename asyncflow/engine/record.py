@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 from array import array
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asyncflow.engine.attempt import Attempt
@@ -18,11 +18,13 @@ from asyncflow.engine.capacity import Demand
 from asyncflow.engine.frontier import Frontier
 from asyncflow.engine.ranked import RankedQueue
 from asyncflow.graph.graph import Graph
+from asyncflow.graph.growing import GrowingGraph
 from asyncflow.graph.node import MISSING
 from asyncflow.states import FINAL, NODE_STATES, WAITING, NodeState, RunState
 
 if TYPE_CHECKING:
     from asyncflow.engine.maps import Expansion
+    from asyncflow.engine.nesting import Nested, Nesting
 
 __all__ = ["RunRecord"]
 
@@ -48,6 +50,10 @@ class RunRecord:
         started, finished: seconds on the loop's clock of the last attempt, 0.0 before.
         expansions: by mapped node, its elements; ``element_of`` by element that has not
             ended, its mapped node.
+        nested: by nested node, who asked for it; their demands by unit, beyond what the
+            parents hold; ``nested_failures`` counts those that failed, which is their
+            parents' business. ``parent`` is the attempt that this whole run is nested in,
+            ``depth`` how deep.
         in_flight: by unit, the attempt whose function (or condition) is running.
         backlog: by lane, the parked attempts that wait for a worker.
         remaining: by unit, the seconds of the longest path that begins with it; None where no
@@ -91,6 +97,14 @@ class RunRecord:
         self.demands: dict[int, Demand] = {}
         self.expansions: dict[int, Expansion] = {}
         self.element_of: dict[int, int] = {}
+        self.nested: dict[int, Nested] = {}
+        self.nested_demands: dict[int, Demand] = {}
+        self.nested_failures = 0
+        self.nested_names: set[str] = set()
+        self.nesting: Nesting | None = None
+        self.launch_nested: Callable[..., Awaitable[Any]] = _launch_nothing
+        self.parent: Attempt | None = None
+        self.depth = 0
         self.in_flight: dict[int, Attempt] = {}
         self.parked: dict[int, Attempt] = {}
         self.abandoned: dict[Attempt, None] = {}
@@ -133,6 +147,11 @@ class RunRecord:
             backlog = RankedQueue(lambda attempt: self.rank(attempt.unit)) if ranked else deque()
             self.backlog[lane] = backlog
         return backlog
+
+    def grow(self) -> None:
+        """See that the graph is this run's own, which may grow."""
+        if not isinstance(self.graph, GrowingGraph):
+            self.graph = GrowingGraph.of(self.graph)
 
     def add_node(self, outputs: int) -> None:
         """The graph has grown by one node; it comes into being as waiting."""
@@ -183,6 +202,11 @@ class RunRecord:
             return MISSING
         outputs = self.graph.outputs_of(index)
         return self.values[outputs[0]] if len(outputs) == 1 else FREED
+
+
+async def _launch_nothing(*_: Any) -> Any:
+    """Nested runs of a run that no runtime owns."""
+    raise RuntimeError("this run belongs to no runtime")
 
 
 def _drop_report(attempt: Attempt) -> None:

@@ -12,7 +12,7 @@ from asyncflow.errors import text_of
 from asyncflow.failure import RunFailure
 from asyncflow.states import CANCELLED, NODE_STATES, RunState
 
-__all__ = ["finish_fields", "make_failure", "report_soon", "unit_fields"]
+__all__ = ["finish_fields", "make_failure", "publish_progress", "report_soon", "unit_fields"]
 
 
 def unit_fields(attempt: Attempt) -> dict[str, Any]:
@@ -64,14 +64,15 @@ def finish_fields(run: RunRecord, node: int) -> dict[str, Any]:
 def report_soon(loop: asyncio.AbstractEventLoop, attempt: Attempt) -> None:
     """Have an attempt's latest progress published; called from any thread."""
     try:
-        loop.call_soon_threadsafe(_publish_progress, attempt)
+        loop.call_soon_threadsafe(publish_progress, attempt)
     except RuntimeError:
         # An abandoned thread may report after its loop was closed; nobody is left to tell.
         if not loop.is_closed():
             raise
 
 
-def _publish_progress(attempt: Attempt) -> None:
+def publish_progress(attempt: Attempt) -> None:
+    """Publish what an attempt reported last, if that was not done yet."""
     run, latest = attempt.run, attempt.progress
     attempt.progress = None
     if latest is None or run.is_over or attempt.finished:

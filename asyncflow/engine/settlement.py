@@ -41,6 +41,8 @@ class Settlement:
         stopping = self._scheduler.stopping
         if attempt.timer is not None:
             stopping.drop_timer(attempt)
+        if attempt.waits or attempt.nest:
+            self._scheduler.nesting.forget(attempt)
         if attempt.abandoned:
             stopping.settle_abandoned(attempt)
             return
@@ -115,6 +117,8 @@ class Settlement:
             run.bus.sequence += 1
         if run.element_of:
             self._scheduler.maps.element_ended(run, node)
+        if run.nested:
+            self._scheduler.nesting.ended(run, node)
 
     def release(self, run: RunRecord, node: int) -> None:
         """Those that waited for a node wait for one less."""
@@ -230,7 +234,9 @@ class Settlement:
         if attempt.worker is not None and attempt.lane is not self._scheduler.inline:
             run.workers[node] = attempt.worker.name
         self.conclude(attempt, state)
-        if state != CANCELLED and run.fail_fast and run.stopping is None:
+        if run.nested and node in run.nested:
+            pass  # the step that called it decides what its failure means
+        elif state != CANCELLED and run.fail_fast and run.stopping is None:
             self._scheduler.stopping.fail_run(run, attempt.name, error)
         if attempt.abandoned:
             # The lease stays booked, and the worker lost, until the function really ends.

@@ -134,11 +134,16 @@ class Starting:
         run = attempt.run
         requirements = run.graph.units.resources.get(attempt.unit)
         if attempt.lease is None and requirements is not None:
-            demand = run.demands[id(requirements)]
+            demand = run.nested_demands.get(attempt.unit) or run.demands[id(requirements)]
             if demand != _NOTHING:
                 self._scheduler.asked = True
-                rank = run.rank(attempt.unit)
-                self._scheduler.limiter.request(attempt, demand, owner=run, rank=rank)
+                self._scheduler.limiter.request(
+                    attempt,
+                    demand,
+                    owner=run,
+                    under=self._scheduler.nesting.lease_over(attempt),
+                    rank=run.rank(attempt.unit),
+                )
                 self.park(attempt, Phase.CAPACITY)
                 return
         self._go(attempt)

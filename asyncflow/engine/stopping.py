@@ -22,6 +22,9 @@ __all__ = ["Closing", "Stopping"]
 Closing = tuple[RunRecord, Generator[list[tuple[int, int]]]]
 
 
+_STALL_SECONDS = 1.0
+
+
 class Stopping:
     """Stops attempts and runs of one scheduler.
 
@@ -34,6 +37,7 @@ class Stopping:
         self._scheduler = scheduler
         self._grace_seconds = grace_seconds
         self._max_abandoned = max_abandoned
+        self._suspected_turn = -1
 
     # -- timers --------------------------------------------------------------------------
 
@@ -68,7 +72,23 @@ class Stopping:
         attempt.cancel_requested = True
         self.drop_timer(attempt)
         self.set_timer(attempt, self._grace_seconds, self._abandon)
+        if attempt.nest:
+            self._scheduler.nesting.cancel_nest(attempt)
         attempt.lane.cancel(attempt)
+
+    def cancel_attempt(self, attempt: Attempt) -> None:
+        """Cancel one attempt of a run that goes on."""
+        self._tell_to_stop(attempt, Stop.CANCEL)
+
+    def drop_waiting(self, attempt: Attempt) -> None:
+        """Cancel one attempt that waits for capacity, a worker or its back-off."""
+        run = attempt.run
+        for backlog in run.backlog.values():
+            if attempt in backlog:
+                backlog.remove(attempt)
+        self._drop_parked(attempt)
+        if not run.is_final(attempt.node):
+            self._scheduler.settlement.conclude(attempt, CANCELLED)
 
     def _abandon(self, attempt: Attempt) -> None:
         """An attempt ignored its cancel: go on without it; its capacity stays booked."""
@@ -80,6 +100,8 @@ class Stopping:
             # A coroutine, or a condition, in a thread group: its thread is free.
             self._scheduler.lanes[attempt.worker_lane].release(attempt.worker)
             attempt.worker = None
+        if attempt.waits or attempt.nest:
+            self._scheduler.nesting.forget(attempt)
         del run.in_flight[attempt.unit]
         self._scheduler.in_flight -= 1
         run.abandoned[attempt] = None
@@ -247,6 +269,7 @@ class Stopping:
     def _final_state(self, run: RunRecord) -> RunState:
         # bytes.translate deletes in C: 100,000 states take microseconds.
         failed = len(run.states) - len(run.states.translate(None, bytes(FAILURES)))
+        failed -= run.nested_failures
         if run.draining and not failed:
             return RunState.SUCCEEDED  # there was nothing left to leave out
         if run.stopping is not None:
@@ -254,6 +277,24 @@ class Stopping:
         return RunState.FAILED if failed else RunState.SUCCEEDED
 
     # -- the backstop --------------------------------------------------------------------
+
+    def look_at_stall(self) -> None:
+        """Nothing runs and no timer is set.
+
+        Attempts that wait for their nests may be about to go on: the loop has still to wake
+        them. Only if nothing at all happens for a while does that count as a stall.
+        """
+        scheduler = self._scheduler
+        if not scheduler.nesting.waiting:
+            self.break_stall()
+        elif self._suspected_turn != scheduler.turns:
+            self._suspected_turn = scheduler.turns
+            scheduler.loop.call_later(_STALL_SECONDS, self._confirm_stall, scheduler.turns)
+
+    def _confirm_stall(self, turn: int) -> None:
+        scheduler = self._scheduler
+        if scheduler.turns == turn and not scheduler.in_flight and not scheduler.timers:
+            self.break_stall()
 
     def break_stall(self) -> None:
         """Nothing runs and no timer is set, yet something waits: fail it rather than hang.
@@ -265,6 +306,8 @@ class Stopping:
             waiting = [a for a in run.parked.values() if a.phase is Phase.CAPACITY]
             if waiting:
                 self._fail_request(waiting[-1])
+            elif self._scheduler.nesting.waiting:
+                continue  # a step that waits for something of its own
             elif run.begun and not run.is_over and not run.closing:
                 names = [
                     run.graph.nodes[i].name for i in range(len(run.graph)) if not run.is_final(i)

@@ -65,6 +65,15 @@ class FromParams(msgspec.Struct, frozen=True):
         return frame.params[self.name]
 
 
+class FromValue(msgspec.Struct, frozen=True):
+    """A value given to a nested call."""
+
+    value: Any
+
+    def fetch(self, frame: Frame) -> Any:
+        return self.value
+
+
 class FromOutside(msgspec.Struct, frozen=True):
     """A run input, else the pipeline's context, else the default."""
 
@@ -89,7 +98,7 @@ class FromFailure(msgspec.Struct, frozen=True):
         return frame.make_failure()
 
 
-Source = FromAsset | FromAssets | FromParams | FromOutside | FromContext | FromFailure
+Source = FromAsset | FromAssets | FromParams | FromValue | FromOutside | FromContext | FromFailure
 
 
 class CallTemplate(msgspec.Struct, frozen=True):

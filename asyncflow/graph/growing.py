@@ -10,6 +10,7 @@ from asyncflow.graph.binding import CallTemplate
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.grouping import Units
 from asyncflow.graph.node import Node
+from asyncflow.resources import ResourceRequirements
 
 __all__ = ["GrowingGraph"]
 
@@ -78,13 +79,44 @@ class GrowingGraph(Graph):
         self.children.append(())  # type: ignore[attr-defined]
         self.order.append(index)
         self.index[node.name] = index
-        self._add_outputs(index, mapped)
+        self._add_outputs(index, len(self.outputs_of(mapped)))
         self._add_unit(index, mapped)
         return index
 
-    def _add_outputs(self, index: int, mapped: int) -> None:
+    def add_nested(
+        self,
+        node: Node,
+        template: CallTemplate,
+        lane: str,
+        resources: ResourceRequirements | None,
+    ) -> int:
+        """A node that a running step asks for; nobody else waits for it.
+
+        Returns:
+            Its number; its unit is the last one.
+        """
+        index = len(self.nodes)
+        unit = len(self.units.lanes)
+        self.nodes.append(node)
+        self.templates.append(template)
+        self.slots.append(())
+        self.parents.append(())
+        self.children.append(())  # type: ignore[attr-defined]
+        self.order.append(index)
+        self.index[node.name] = index
+        self._add_outputs(index, len(node.asset_names))
+        units = self.units
+        units.lanes.append(lane)
+        if units.members is not None:
+            units.members.append((index,))
+            units.of_node.append(unit)  # type: ignore[attr-defined]
+        if resources is not None:
+            units.resources[unit] = resources
+        self.alone.append(False)
+        return index
+
+    def _add_outputs(self, index: int, count: int) -> None:
         first = len(self.producers)
-        count = len(self.outputs_of(mapped))
         self.producers.extend([index] * count)
         self.outputs.append(first if count == 1 else tuple(range(first, first + count)))
 

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-__all__ = ["Block", "Layered", "Port", "Segment", "Wire", "lay_out_columns"]
+__all__ = ["Block", "Layered", "Net", "Port", "Segment", "Wire", "lay_out_columns"]
 
 _SWEEPS = 12
-_LEAST_ROWS = 30
+_LEAST_ROWS = 44
 
 Port = tuple[int, float]
 
@@ -54,6 +54,13 @@ class Segment(msgspec.Struct, frozen=True):
     net: int
 
 
+class Net(msgspec.Struct, frozen=True):
+    """Lines of one kind that begin, or all end, at one place: its anchor."""
+
+    kind: str
+    anchor: Port
+
+
 class Layered(msgspec.Struct):
     """Columns from left to right, each a list of vertices from top to bottom.
 
@@ -63,7 +70,7 @@ class Layered(msgspec.Struct):
     columns: list[list[int]]
     segments: list[Segment]
     column_of: list[int]
-    nets: list[str]
+    nets: list[Net]
 
 
 def lay_out_columns(blocks: Sequence[Block], wires: Sequence[Wire]) -> Layered:
@@ -110,18 +117,16 @@ def _fold(blocks: Sequence[Block], layered: Layered) -> list[int] | None:
         sum(blocks[v].height + 12 for v in column if v < len(blocks)) for column in layered.columns
     ]
     area = sum((block.width + block.tail + 70) * (block.height + 12) for block in blocks)
-    most = max(_LEAST_ROWS * 38.0, 1.1 * math.sqrt(area))
+    most = max(_LEAST_ROWS * 38.0, 1.25 * math.sqrt(area))
     if max(heights, default=0) <= 1.25 * most:
         return None
     column_of = [0] * len(blocks)
     at = 0
     for column, height in zip(layered.columns, heights, strict=True):
-        pieces = max(1, math.ceil(height / most))
-        filled = 0.0
-        for vertex in column:
-            if vertex < len(blocks):
-                column_of[vertex] = at + min(pieces - 1, int(pieces * filled / height))
-                filled += blocks[vertex].height + 12
+        pieces = max(1, math.ceil(height / most - 0.25))
+        # Taken in turn, so that each piece is as high as the next and families stay level.
+        for place, block in enumerate(vertex for vertex in column if vertex < len(blocks)):
+            column_of[block] = at + place % pieces
         at += pieces
     return column_of
 
@@ -180,7 +185,9 @@ def _ordered(blocks: Sequence[Block], wires: Sequence[Wire], column_of: list[int
     heights += [0.0] * (len(router.column_of) - len(blocks))
     segments = list(router.segments)
     best = _Sweeps(columns, segments, router.column_of, heights).run()
-    return Layered(best, segments, router.column_of, [kind for _, kind, _ in router.nets])
+    return Layered(
+        best, segments, router.column_of, [Net(kind, anchor) for _, kind, anchor in router.nets]
+    )
 
 
 # -- order within columns ----------------------------------------------------------------

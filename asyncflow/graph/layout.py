@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -20,21 +20,28 @@ __all__ = ["Layout", "Line", "lay_out"]
 
 _ROUNDS = 6
 _LEAST_GAP, _MOST_GAP = 40.0, 150.0
-_ARROW = 6.0
 _LANE = 8.0
+# How much one thing wants to be level with another: a long line had better be straight, and
+# a line that branches does not follow its branches.
+_STRAIGHT, _TIED, _LOOSE = 8.0, 2.0, 0.05
 _ROW_GAP = 36.0
 # A picture is cut into rows when it is wider than high by more than this ...
 _STRIP = 6.0
+_LEAST_STRIP = 380.0
 # ... and where no more lines than this have to go back to the left.
 _MOST_RETURNS = 4
 
 
 class Line(msgspec.Struct, frozen=True):
-    """All that is drawn as one line: its path, and where its arrows end."""
+    """All that is drawn as one line: its path from right sides to left sides of blocks.
+
+    ``starts`` and ``ends`` are where it meets them.
+    """
 
     kind: str
     path: str
-    arrows: tuple[tuple[float, float], ...]
+    starts: tuple[Port, ...]
+    ends: tuple[Port, ...]
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -61,9 +68,62 @@ def lay_out(blocks: Sequence[Block], wires: Sequence[Wire]) -> Layout:
         blocks: what is placed, at least one.
         wires: between blocks, without a cycle.
     """
+    ends = {port[0] for wire in wires for port in (wire.start, wire.end)}
+    joined = [block for block in range(len(blocks)) if block in ends]
+    main = _lay_out_joined([blocks[b] for b in joined], _renumbered(wires, joined))
+    alone = [block for block in range(len(blocks)) if block not in ends]
+    return _with_grid(blocks, main, joined, alone) if alone else main
+
+
+def _renumbered(wires: Sequence[Wire], joined: Sequence[int]) -> list[Wire]:
+    at = {block: place for place, block in enumerate(joined)}
+    return [
+        Wire((at[wire.start[0]], wire.start[1]), (at[wire.end[0]], wire.end[1]), wire.kind)
+        for wire in wires
+    ]
+
+
+def _lay_out_joined(blocks: Sequence[Block], wires: Sequence[Wire]) -> Layout:
+    if not blocks:
+        return Layout([], [], [], 0.0, 0.0)
     layered = lay_out_columns(blocks, wires)
     tops = _Heights(blocks, layered).settle()
     return _Drafting(blocks, layered, tops).layout()
+
+
+def _with_grid(
+    blocks: Sequence[Block], main: Layout, joined: Sequence[int], alone: Sequence[int]
+) -> Layout:
+    """Blocks that nothing joins stand in rows below the others."""
+    cell = max(blocks[block].width for block in alone)
+    room = max(
+        main.width, 1.5 * math.sqrt(sum((cell + 16) * (blocks[b].height + 12) for b in alone))
+    )
+    across = max(1, int((room + 16) / (cell + 16)))
+    places = dict(zip(joined, main.places, strict=True))
+    widths = dict(zip(joined, main.widths, strict=True))
+    top = main.height + (_ROW_GAP if joined else 0.0)
+    for start in range(0, len(alone), across):
+        row = alone[start : start + across]
+        for column, block in enumerate(row):
+            places[block], widths[block] = (column * (cell + 16), top), cell
+        top += max(blocks[block].height for block in row) + 12
+    lines = [
+        Line(
+            line.kind,
+            line.path,
+            tuple((joined[block], at) for block, at in line.starts),
+            tuple((joined[block], at) for block, at in line.ends),
+        )
+        for line in main.lines
+    ]
+    return Layout(
+        [places[block] for block in range(len(blocks))],
+        [widths[block] for block in range(len(blocks))],
+        lines,
+        max(main.width, min(across, len(alone)) * (cell + 16) - 16),
+        top - 12,
+    )
 
 
 # -- how high ----------------------------------------------------------------------------
@@ -89,10 +149,22 @@ class _Heights:
         self.before: dict[int, list[_Pull]] = defaultdict(list)
         self.after: dict[int, list[_Pull]] = defaultdict(list)
         for segment in layered.segments:
-            (a, out), (b, into) = segment.start, segment.end
-            # Long lines had better be straight; a step may stand a little off.
-            weight = (1.0, 2.0, 8.0)[(a >= self.blocks) + (b >= self.blocks)]
+            self._tie(segment, layered.nets[segment.net].anchor)
+
+    def _tie(self, segment: Segment, anchor: Port) -> None:
+        (a, out), (b, into) = segment.start, segment.end
+        passing = (a >= self.blocks) + (b >= self.blocks)
+        weight = (1.0, _LOOSE, _STRAIGHT)[passing]
+        if passing == 1 and anchor[0] in (a, b):
+            weight = _TIED
+        if passing == 1 and a >= self.blocks and b != anchor[0]:
+            # A block far along a line looks to where that begins, not to where it passes.
+            self.before[b].append(_Pull(anchor[0], anchor[1] - into, 1.0))
+        else:
             self.before[b].append(_Pull(a, out - into, weight))
+        if passing == 1 and b >= self.blocks and a != anchor[0]:
+            self.after[a].append(_Pull(anchor[0], anchor[1] - out, 1.0))
+        else:
             self.after[a].append(_Pull(b, into - out, weight))
 
     def settle(self) -> list[float]:
@@ -216,10 +288,13 @@ class _Drafting:
         total = self.columns[-1].right
         heights = [self._extent([number])[1] for number in range(len(self.columns))]
         strip = max(heights) + _ROW_GAP
-        wanted = total
-        if total > _STRIP * max(strip, 260.0):
-            wanted = max(math.sqrt(total * strip * 1.8), 1200.0)
-        rows = self._rows(wanted)
+        count = 1
+        if total > _STRIP * max(strip, _LEAST_STRIP):
+            count = math.ceil(total / max(math.sqrt(total * strip * 2), 1200.0))
+        rows = self._rows(total / count) if count > 1 else []
+        if len(rows) < 2 or self._span(rows[-1]) < 0.4 * max(map(self._span, rows)):
+            # What hardly fills another row had better stay where it is.
+            rows = [list(range(len(self.columns)))]
         down = 0.0
         for row, numbers in enumerate(rows):
             top, bottom = self._extent(numbers)
@@ -250,6 +325,9 @@ class _Drafting:
                 rows[-1].append(number_)
         return rows
 
+    def _span(self, numbers: Sequence[int]) -> float:
+        return self.columns[numbers[-1]].right - self.columns[numbers[0]].left
+
     def _crossing(self, column: int) -> int:
         return len({(segment.net, segment.start) for segment in self.gaps[column]})
 
@@ -265,34 +343,35 @@ class _Drafting:
         for segment in self.layered.segments:
             by_net[segment.net].append(segment)
         lanes = self._lanes()
-        for net, kind in enumerate(self.layered.nets):
-            segments = by_net[net]
+        for number_, net in enumerate(self.layered.nets):
+            segments = by_net[number_]
             starts = dict.fromkeys(segment.start for segment in segments)
             pieces = [self._across(start) for start in starts]
             pieces += [self._between(segment, lanes) for segment in segments]
-            ends = dict.fromkeys(s.end for s in segments if s.end[0] < len(self.blocks))
-            arrows = tuple((self._column(v).left, self._y(v, at)) for v, at in ends)
-            yield Line(kind, "".join(pieces), arrows)
+            ends = dict.fromkeys(segment.end for segment in segments)
+            yield Line(net.kind, "".join(pieces), self._at_blocks(starts), self._at_blocks(ends))
+
+    def _at_blocks(self, ports: Iterable[Port]) -> tuple[Port, ...]:
+        return tuple(port for port in ports if port[0] < len(self.blocks))
 
     def _across(self, start: Port) -> str:
         """The level part: from the block, or through the column that is passed."""
         vertex, at = start
         column = self._column(vertex)
         left = column.left + (column.width if vertex < len(self.blocks) else 0.0)
+        if left == column.right:
+            return ""
         return f"M{number(left)} {number(self._y(vertex, at))}H{number(column.right)}"
 
     def _between(self, segment: Segment, lanes: dict[tuple[int, Port], int]) -> str:
         (a, out), (b, into) = segment.start, segment.end
         x, y = self._column(a).right, self._y(a, out)
         to_x, to_y = self._column(b).left, self._y(b, into)
-        end = f"H{number(to_x)}"
-        if b < len(self.blocks):
-            to_x -= _ARROW
         if self._column(a).row != self._column(b).row:
             lane = lanes[segment.net, segment.start]
             return self._back(x, y, to_x, to_y, lane, self._column(a).row)
         if abs(y - to_y) < 0.05:
-            return f"M{number(x)} {number(y)}{end}"
+            return f"M{number(x)} {number(y)}H{number(to_x)}"
         half = (to_x - x) / 2
         return (
             f"M{number(x)} {number(y)}c{number(half)} 0 {number(half)} {number(to_y - y)} "

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
-from asyncflow.lanes.lane import Call, Lane, LaneStatistics, invoke, without_lane_frames
+from asyncflow.lanes.lane import CURRENT, Call, Lane, LaneStatistics, invoke, without_lane_frames
 
 __all__ = ["InlineLane"]
 
@@ -46,6 +46,7 @@ class InlineLane(Lane):
 
     async def _run(self, call: Call) -> None:
         call.started = self._clock()
+        CURRENT.set(call)
         try:
             if not call.is_coroutine:
                 call.value = invoke(call)
@@ -92,6 +93,12 @@ class InlineLane(Lane):
     def release(self, worker: Any) -> None:
         return None
 
+    def lend(self, worker: Any) -> None:
+        return None
+
+    def take_back(self, worker: Any) -> None:
+        return None
+
     def statistics(self) -> LaneStatistics:
         lost = sum(not call.finished for call in self._abandoned)
         return LaneStatistics(workers=1, busy=0, lost=lost)
@@ -128,6 +135,7 @@ def _coroutine_starter(
 
     async def run(call: Call) -> None:
         call.started = clock()
+        CURRENT.set(call)
         try:
             call.value = await call.func(*call.args)
         except BaseException as error:  # noqa: BLE001

@@ -36,7 +36,7 @@ from asyncflow.pipeline.arguments import (
 )
 from asyncflow.pipeline.executor import ParallelExecutor
 from asyncflow.result import PipelineResult
-from asyncflow.run import Run, log_failure
+from asyncflow.run import Run
 from asyncflow.runtime import (
     DEFAULT_THREADS,
     FailurePolicy,
@@ -275,15 +275,27 @@ class Pipeline:
         admission = runtime.check(graph)
         return make_plan(graph, refusals=admission.refusals, clamped=admission.clamped)
 
-    def visualize(self, format: str = "text") -> str:
-        """The graph as ``"text"``, ``"mermaid"`` or ``"dot"``.
+    def visualize(self, format: str = "text", run: Run | PipelineResult | None = None) -> str:
+        """The graph as ``"text"``, ``"mermaid"``, ``"dot"`` or ``"svg"``.
+
+        Args:
+            format: one of these.
+            run: a run of this pipeline, or its result: the SVG shows the states of its steps.
 
         Raises:
-            GraphError: there is no such format, or the pipeline is wrong.
+            GraphError: there is no such format, the pipeline is wrong, or the run is of
+                another one.
         """
         from asyncflow.graph.drawing import draw
 
-        return draw(self.build(), format)
+        graph = self.build()
+        if run is None:
+            return draw(graph, format)
+        states = run.states()
+        if states.keys().isdisjoint(graph.index):
+            raise GraphError(f"pipeline {self.name!r}: visualize(run=…) got {run!r}, not its own")
+        run_id = run.run_id if isinstance(run, PipelineResult) else run.id
+        return draw(graph, format, states, f"run {run_id} {run.state}")
 
     # -- running -------------------------------------------------------------------------
 
@@ -424,16 +436,8 @@ class Pipeline:
             owned = runtime = Runtime(max_threads=max(DEFAULT_THREADS, request.max_workers or 1))
             await owned.__aenter__()
         try:
-            run = runtime.launch(request)
-            try:
+            async with runtime.running(request) as run:
                 yield run
-                await run.wait()
-            except BaseException as error:
-                run.cancel_nowait(_reason(error))
-                await run.wait_shielded()
-                raise
-            finally:
-                log_failure(run.result_now())
         finally:
             if owned is not None:
                 await owned.aclose()
@@ -463,12 +467,6 @@ def _replaced(node: Node, replacements: Mapping[str, Any]) -> Node:
     if not callable(other):
         raise GraphError(f"with_steps takes functions or steps, got {other!r} for {node.name!r}")
     return msgspec.structs.replace(node, step=Step(other, **node.step.options))
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError):
-        return "the task that awaits the run was cancelled"
-    return f"the block that started the run raised {type(error).__name__}"
 
 
 def log_advice(graph: Graph) -> None:
