@@ -22,7 +22,7 @@ from asyncflow.states import (
 __all__ = ["closing_states", "failure_of", "let_go", "store"]
 
 _CHUNK = 256
-_PASSED_ON = frozenset({FAILED, TIMED_OUT, UPSTREAM_FAILED})
+_PASSED_ON = frozenset({FAILED, TIMED_OUT, UPSTREAM_FAILED, ABANDONED})
 
 
 def store(run: RunRecord, node: int, value: Any) -> StepFailed | None:

@@ -315,6 +315,39 @@ async def test_a_thread_that_ignores_a_cancel_is_abandoned_and_named() -> None:
 
 
 @virtual_time
+async def test_clean_up_after_a_timeout_is_not_interrupted_by_a_cancel() -> None:
+    late = tidy.with_options(timeout=5)
+    async with Pipeline("p").add_step(late, "tidy").start() as run:
+        await asyncio.sleep(5.5)
+        await run.cancel()
+    assert states_of(run.result_now()) == {"tidy": "timed_out"}
+    assert (LOG, now()) == (["tidied up at 6"], 6)
+
+
+@virtual_time
+async def test_a_cancel_does_not_lengthen_the_grace_period_of_a_timeout() -> None:
+    given_up = asyncio.Event()
+
+    @step(timeout=5)
+    async def stubborn() -> None:
+        while not given_up.is_set():
+            try:
+                await given_up.wait()
+            except asyncio.CancelledError:
+                LOG.append(f"refused at {now():g}")
+
+    async with (
+        Runtime(grace_seconds=3) as runtime,
+        Pipeline("p", steps=[stubborn]).start(runtime=runtime) as run,
+    ):
+        await asyncio.sleep(7)
+        await run.cancel()
+        assert (LOG, now()) == (["refused at 5"], 8)
+        given_up.set()
+        await asyncio.sleep(1)
+
+
+@virtual_time
 async def test_closing_a_runtime_cancels_the_runs_that_are_left() -> None:
     async def use(runtime: Runtime) -> PipelineResult:
         return await TIDY.run(runtime=runtime)

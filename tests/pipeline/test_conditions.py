@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -243,10 +242,6 @@ async def test_a_condition_is_asked_once_however_often_the_step_is_tried() -> No
     result = await Pipeline("p", steps=[guarded]).run()
     assert result["guarded"] == "ran"
     assert asked == [0.0]
-
-
-def choose(mode: str) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
-    return (lambda mode: mode == "fast"), (lambda mode: mode != "fast")
 
 
 @pytest.mark.parametrize("mode, made_by", [("fast", "quick"), ("good", "thorough")])

@@ -21,6 +21,7 @@ from asyncflow import (
     StepTimeout,
     step,
 )
+from asyncflow.runtime import FailurePolicy
 from tests.virtual_time import Gate, now, turns, virtual_time
 
 
@@ -46,6 +47,20 @@ async def test_a_coroutine_is_cancelled_when_its_time_is_up() -> None:
     assert isinstance(error.__cause__, asyncio.CancelledError)
     with pytest.raises(StepTimeout, match="step 'slow', attempt 1, took longer than its timeout"):
         result["slow"]
+
+
+@pytest.mark.parametrize("policy", ["fail_fast", "collect_all"])
+@virtual_time
+async def test_what_is_below_a_late_step_does_not_run(policy: FailurePolicy) -> None:
+    @step(timeout=5)
+    async def slow() -> None:
+        await asyncio.sleep(100)
+
+    @step
+    async def below(slow: None) -> None: ...
+
+    result = await Pipeline("p", steps=[slow, below], failure_policy=policy).run()
+    assert result.step_results["below"].status is NodeState.UPSTREAM_FAILED
 
 
 @virtual_time
