@@ -34,6 +34,8 @@ __all__ = ["Bar", "draw_gantt"]
 _WIDTH, _MARGIN = 1200.0, 30.0
 _MOST_BARS, _MOST_KINDS = 800, 60
 _OVERVIEW, _KIND_ROW, _KIND_NAME = 54.0, 30.0, 250.0
+# Room for the names of short steps at the very end.
+_ENDS = 110.0
 _SLIT = 1.0
 _NARROWEST = 2.0
 _TALL = 900.0
@@ -45,9 +47,7 @@ _LEAST_NAMED = 14.0
 _LEAST_NAME = 44.0
 _OVERVIEW_COLOUR = "#5d7fa3"
 _LANES = {"inline": "event loop", "thread": "threads", "process": "worker processes"}
-_BAD = frozenset(
-    {NodeState.FAILED, NodeState.TIMED_OUT, NodeState.ABANDONED, NodeState.CANCELLED}
-)
+_BAD = frozenset({NodeState.FAILED, NodeState.TIMED_OUT, NodeState.ABANDONED, NodeState.CANCELLED})
 
 Span = tuple[float, float]
 
@@ -119,7 +119,7 @@ class _Axis:
     def __init__(self, bars: Sequence[Bar], duration_seconds: float, left: float) -> None:
         last = max((bar.end_seconds for bar in bars), default=0.0)
         self.seconds = max(duration_seconds, last) or 1e-6
-        self.left, self.right = left, _WIDTH - _MARGIN
+        self.left, self.right = left, _WIDTH - (_MARGIN if left > _MARGIN else _ENDS)
         self.unit, self.unit_seconds = next(
             (unit, size) for unit, size, least in _UNITS if self.seconds >= least
         )
@@ -266,9 +266,7 @@ class _Chart:
 
     def _draw_ticks(self, y: float) -> None:
         for moment, label in self.axis.ticks():
-            self.front.text(
-                self.axis.x(moment), y, label, size=11, fill=MUTED, anchor="middle"
-            )
+            self.front.text(self.axis.x(moment), y, label, size=11, fill=MUTED, anchor="middle")
 
     def _draw_overview(self) -> None:
         spans = list(_spans(self.bars))
@@ -369,21 +367,20 @@ class _Chart:
                 x, self.y + inset, width, height - 2 * inset, WHITE, stroke=colour, radius=2
             )
 
-    def _draw_words(
-        self, bar: Bar, x: float, end: float, until: float, height: float
-    ) -> None:
+    def _draw_words(self, bar: Bar, x: float, end: float, until: float, height: float) -> None:
         """The badge of what did not succeed, and the name: in the bar, or behind it."""
         inside, outside = (x + 4, end - 4), (end + 3, until - 4)
         middle = self.y + height / 2
         if bar.state is not NodeState.SUCCEEDED:
-            within = inside[1] - inside[0] >= 14
-            left = (inside if within else outside)[0]
-            if within or outside[1] - left >= 14:
-                self.front.badge(left + 7, middle, bar.state)
-            if within:
-                inside = (left + 18, inside[1])
-            else:
-                outside = (left + 18, outside[1])
+            room = end - x
+            if room >= 22:
+                self.front.badge(x + 11, middle, bar.state)
+                inside = (x + 22, inside[1])
+            elif outside[1] - end >= 18:
+                self.front.badge(end + 10, middle, bar.state)
+                outside = (end + 21, outside[1])
+            elif room >= 6:
+                self.front.badge(x + room / 2, middle, bar.state, (room - 2) / 14)
         size = 11.0 if height >= 20 else 10.0
         words = bar.name + (f" ({bar.attempts} tries)" if bar.attempts > 1 else "")
         wanted = text_width(words, size)

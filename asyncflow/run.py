@@ -249,6 +249,12 @@ class Run:
     def _time_out(self) -> None:
         self._scheduler.stopping.stop(self._record, RunState.CANCELLED, self._timeout_reason)
 
+    def log_failure_at_end(self) -> None:
+        """Log a failure though nobody may wait for the run."""
+        loop = self._scheduler.loop
+        # In a turn of its own: what a log handler raises is no fault of the engine.
+        self._record.on_end.append(lambda _: loop.call_soon(log_failure, self.result_now()))
+
     def _ended(self, record: RunRecord) -> None:
         if self._timer is not None:
             self._timer.cancel()

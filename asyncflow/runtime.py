@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Protocol, Self
@@ -19,6 +18,7 @@ from asyncflow.engine.limiter import Limiter
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.remaining import ordering
 from asyncflow.engine.scheduler import Scheduler
+from asyncflow.engine.settings import expected_seconds_of, grace_seconds_of, services_of
 from asyncflow.engine.surroundings import clock_of, new_run_id, surroundings_of
 from asyncflow.errors import CapacityError, GraphError
 from asyncflow.graph.graph import Graph
@@ -48,6 +48,10 @@ FailurePolicy = Literal["fail_fast", "collect_all"]
 
 _AMBIENT: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar(
     "asyncflow_runtime", default=None
+)
+
+_RUN: contextvars.ContextVar[RunRecord | None] = contextvars.ContextVar(
+    "asyncflow_run", default=None
 )
 
 
@@ -166,12 +170,12 @@ class Runtime:
         self._oversized = oversized
         self._labels = dict(labels or {})
         self._taints = tuple(taints)
-        self._grace_seconds = _grace(grace_seconds)
+        self._grace_seconds = grace_seconds_of(grace_seconds)
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
         self._max_finished_runs = at_least_one("max_finished_runs", max_finished_runs)
         self._max_nested_depth = at_least_one("max_nested_depth", max_nested_depth)
-        self._services = dict(services or {})
-        self._expected_seconds = _expected(expected_seconds)
+        self._services = services_of(services)
+        self._expected_seconds = expected_seconds_of(expected_seconds)
         self._runs: dict[str, Run] = {}
         self._bus: RuntimeBus | None = None
         self._ambient: contextvars.Token[Runtime | None] | None = None
@@ -182,6 +186,12 @@ class Runtime:
     # -- lifetime ------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        self.open()
+        self._ambient = _AMBIENT.set(self)
+        return self
+
+    def open(self) -> None:
+        """Enter without becoming the ambient runtime, as the private one of a single run."""
         if self._scheduler is not None or self._closed:
             raise RuntimeError("a Runtime is entered once; make another one")
         loop = asyncio.get_running_loop()
@@ -201,8 +211,6 @@ class Runtime:
         )
         scheduler = self._scheduler
         self._bus = RuntimeBus(clock, lambda: (run.bus for run in scheduler.runs.values()))
-        self._ambient = _AMBIENT.set(self)
-        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._ambient is not None and _AMBIENT.get() is self:
@@ -214,6 +222,9 @@ class Runtime:
     async def aclose(self, drain_seconds: float = 30) -> None:
         """Take no more runs, give those in progress time to end, then cancel them.
 
+        Being cancelled meanwhile cuts that time short; the runs are cancelled and waited for
+        all the same.
+
         Args:
             drain_seconds: how long runs in progress may go on.
         """
@@ -221,12 +232,15 @@ class Runtime:
         if scheduler is None or self._closed:
             return
         self._closed = True
+        cancelled: asyncio.CancelledError | None = None
         if drain_seconds > 0 and scheduler.runs:
-            await self._drain(drain_seconds)
+            try:
+                await self._drain(scheduler, drain_seconds)
+            except asyncio.CancelledError as error:
+                cancelled = error
         records = list(scheduler.runs.values())
         for record in records:
             scheduler.stopping.stop(record, RunState.CANCELLED, "the runtime was closed")
-        cancelled: asyncio.CancelledError | None = None
         for record in records:
             try:
                 await Run(scheduler, record).wait_shielded()
@@ -239,15 +253,14 @@ class Runtime:
         if cancelled is not None:
             raise cancelled
 
-    async def _drain(self, seconds: float) -> None:
-        assert self._scheduler is not None
-        runs = [Run(self._scheduler, record) for record in self._scheduler.runs.values()]
-        waiting = [asyncio.ensure_future(run.wait()) for run in runs]
+    async def _drain(self, scheduler: Scheduler, seconds: float) -> None:
         try:
-            await asyncio.wait(waiting, timeout=seconds)
-        finally:
-            for wait in waiting:
-                wait.cancel()
+            async with asyncio.timeout(seconds):
+                # Runs that are in progress may begin others, nested in them.
+                while scheduler.runs:
+                    await Run(scheduler, next(iter(scheduler.runs.values()))).wait()
+        except TimeoutError:
+            return
 
     def _get_limiter(self) -> Limiter:
         if self._limiter is None:
@@ -284,7 +297,9 @@ class Runtime:
             ...
             result = await runtime.get(run.id).result()
         """
-        return self.launch(await pipeline.request(*args, **options))
+        run = self.launch(await pipeline.request(*args, **options))
+        run.log_failure_at_end()
+        return run
 
     def get(self, run_id: str) -> Run:
         """The run of that id: one that is in progress, or one of the last that ended.
@@ -302,7 +317,13 @@ class Runtime:
 
         Args:
             state: only those in this state.
+
+        Raises:
+            ValueError: there is no such state.
         """
+        if state is not None and state not in list(RunState):
+            states = ", ".join(repr(str(known)) for known in RunState)
+            raise ValueError(f"runs(state=…) takes one of {states}, got {state!r}")
         return [run for run in self._runs.values() if state is None or run.state == state]
 
     def events(self, *, buffer: int = 1024, overflow: Overflow = "drop_oldest") -> Subscription:
@@ -316,31 +337,56 @@ class Runtime:
 
     @asynccontextmanager
     async def running(
-        self, request: RunRequest, *, within: tuple[Attempt, int] | None = None
+        self, request: RunRequest, *, within: tuple[Attempt | None, int] | None = None
     ) -> AsyncIterator[Run]:
         """A run for the length of a block: left normally it is waited for, else cancelled.
 
         Asked for by a step, it is part of that step's nest.
         """
-        caller = self._caller() if within is None else None
-        if caller is not None:
-            nesting = self._entered().nesting
-            within = caller, nesting.depth_below(caller)
-            nesting.enter(caller)
-        try:
-            run = self.launch(request, within=within)
-            try:
+        if within is not None:
+            async with self._running(request, within) as run:
                 yield run
-                await run.wait()
-            except BaseException as error:
-                run.cancel_nowait(_reason(error))
-                await run.wait_shielded()
-                raise
-            finally:
-                log_failure(run.result_now())
+            return
+        nesting = self._entered().nesting
+        caller, record = self._caller(), self._calling_run()
+        if caller is not None:
+            depth = nesting.depth_below(caller)
+            nesting.enter(caller)
+        elif record is not None:
+            depth = nesting.check_depth(record.depth + 1, f"a step of run {record.run_id!r}")
+            nesting.enter_unknown()
+        else:
+            depth = 0
+        try:
+            async with self._running(request, (caller, depth)) as run:
+                yield run
         finally:
             if caller is not None:
-                await self._entered_or_closing().nesting.leave(caller)
+                await nesting.leave(caller)
+            elif record is not None:
+                nesting.leave_unknown()
+
+    @asynccontextmanager
+    async def _running(
+        self, request: RunRequest, within: tuple[Attempt | None, int]
+    ) -> AsyncIterator[Run]:
+        run = self.launch(request, within=within)
+        try:
+            yield run
+            await run.wait()
+        except BaseException as error:
+            run.cancel_nowait(_reason(error))
+            await run.wait_shielded()
+            raise
+        finally:
+            log_failure(run.result_now())
+
+    def _calling_run(self) -> RunRecord | None:
+        """The run, of this runtime, of whose step the caller is a part."""
+        record = _RUN.get()
+        if record is None or self._scheduler is None:
+            return None
+        return record if self._scheduler.runs.get(record.run_id) is record else None
 
     def _caller(self) -> Attempt | None:
         """The attempt of one of this runtime's steps that asks for something, if one does."""
@@ -350,6 +396,7 @@ class Runtime:
         return call if self._scheduler.runs.get(call.run.run_id) is call.run else None
 
     def _entered_or_closing(self) -> Scheduler:
+        """The scheduler, also while the runtime is being closed: steps still run then."""
         assert self._scheduler is not None
         return self._scheduler
 
@@ -360,7 +407,9 @@ class Runtime:
         async with self.running(request, within=(attempt, depth)) as run:
             return await run.result()
 
-    def launch(self, request: RunRequest, *, within: tuple[Attempt, int] | None = None) -> Run:
+    def launch(
+        self, request: RunRequest, *, within: tuple[Attempt | None, int] | None = None
+    ) -> Run:
         """Admit a run and hand it to the scheduler; it begins in the loop's next turn.
 
         Args:
@@ -371,7 +420,9 @@ class Runtime:
             CapacityError: a step asks for what this runtime can never grant.
             GraphError: an input or a service is wrong, or the run id is in use.
         """
-        scheduler = self._entered()
+        # What is nested in a run belongs to it, and a run in progress may end before the close.
+        nested = within is not None and within[0] is not None
+        scheduler = self._entered_or_closing() if nested else self._entered()
         graph = request.graph
         surroundings = surroundings_of(scheduler.loop)
         run_id = surroundings.new_run_id() if request.run_id is None else request.run_id
@@ -380,8 +431,10 @@ class Runtime:
         outside = outside_values(graph, request.inputs, request.services, self._services)
         context = contextvars.copy_context()
         context.run(_AMBIENT.set, self)
+        context.run(CURRENT.set, None)
         record = RunRecord(graph, run_id, outside, context, request.failure_policy, scheduler.clock)
         record.max_workers = request.max_workers
+        context.run(_RUN.set, record)
         record.launch_nested = self._run_nested
         if within is not None:
             record.parent, record.depth = within
@@ -414,6 +467,8 @@ class Runtime:
 
     def _remember(self, run: Run) -> None:
         """Keep a run, and of those that ended only the last."""
+        if self._ambient is None:
+            return  # private to one call: nobody can ask for it
         self._runs.pop(run.id, None)
         self._runs[run.id] = run
         ended = [other.id for other in self._runs.values() if other.state is not RunState.RUNNING]
@@ -448,7 +503,10 @@ class Runtime:
         scheduler = self._scheduler
         if scheduler is None or self._closed:
             return False
-        return scheduler.loop is asyncio.get_running_loop()
+        try:
+            return scheduler.loop is asyncio.get_running_loop()
+        except RuntimeError:  # no loop runs in this thread
+            return False
 
     def _entered(self) -> Scheduler:
         if self._scheduler is None:
@@ -463,23 +521,6 @@ class Runtime:
                 "pipeline"
             )
         return self._scheduler
-
-
-def _grace(seconds: Any) -> float:
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    # Rules out infinity and NaN, and whole numbers too large for a float.
-    if number and 0 <= seconds <= sys.float_info.max:
-        return float(seconds)
-    raise ValueError(f"grace_seconds takes finite seconds of 0 or more, got {seconds!r}")
-
-
-def _expected(seconds: Mapping[str, float] | None) -> dict[str, float]:
-    for name, value in (seconds or {}).items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(
-                f"expected_seconds={{{name!r}: {value!r}}}: a step takes finite seconds of 0 or more"
-            )
-    return dict(seconds or {})
 
 
 def _reason(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Generic, NoReturn, TypeVar
+from typing import Final, Generic, NoReturn, Self, TypeVar
 
 __all__ = ["Secret"]
 
@@ -13,7 +13,8 @@ _HIDDEN: Final = "***"
 class Secret(Generic[T]):
     """A value that shows as ``***`` wherever it is printed, logged or formatted.
 
-    It is given to a step as it is; :meth:`reveal` inside the step gives the value.
+    It is given to a step as it is; :meth:`reveal` inside the step gives the value. It cannot be
+    pickled, so it is never written down or sent away; a copy of it is the secret itself.
 
     Example:
         >>> token = Secret("s3cr3t")
@@ -44,6 +45,12 @@ class Secret(Generic[T]):
 
     def __hash__(self) -> int:
         return hash((Secret, self._value))
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret is never written down; give it again where it is needed")

@@ -70,7 +70,7 @@ class Attempt(Call, eq=False):
     capped: bool = False
     previous_error: BaseException | None = None
     waits: int = 0
-    nest: dict[int, None] = msgspec.field(default_factory=dict)
+    nest: dict[int, None] | None = None
     progress: tuple[float, float | None, str | None] | None = None
 
     async def call_nested(

@@ -8,7 +8,6 @@ one is expanded right after that one, element by element: nobody waits for the w
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -52,24 +51,18 @@ class Maps:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._growing: deque[Iterator[None]] = deque()
-
-    @property
-    def are_growing(self) -> bool:
-        """Whether there are elements to be added."""
-        return bool(self._growing)
 
     def begin(self, run: RunRecord, node: int) -> None:
         """A mapped node has all it waits for."""
         run.expansions[node] = Expansion(self._scheduler.clock())
-        self._growing.append(self._expand(run, node))
+        self._scheduler.growing.append(self._expand(run, node))
         self._let_flow(run, node)
 
     def grow_some(self) -> None:
         """Add a chunk of elements of one node; each has its turn."""
-        growth = self._growing.popleft()
+        growth = self._scheduler.growing.popleft()
         if next(growth, self) is not self:
-            self._growing.append(growth)
+            self._scheduler.growing.append(growth)
 
     def _expand(self, run: RunRecord, node: int) -> Generator[None]:
         expansion = run.expansions[node]

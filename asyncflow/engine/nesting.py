@@ -127,6 +127,18 @@ class Nesting:
         if attempt.worker is not None:
             attempt.lane.take_back(attempt.worker)
 
+    def enter_unknown(self) -> None:
+        """A step that is not known begins to wait: one that the scheduler started by the
+        shortest way, and that holds nothing but its place in the window."""
+        self._scheduler.in_flight -= 1
+        self.waiting += 1
+        self._scheduler.wake()
+
+    def leave_unknown(self) -> None:
+        """That step goes on."""
+        self._scheduler.in_flight += 1
+        self.waiting -= 1
+
     def forget(self, attempt: Attempt) -> None:
         """An attempt has ended: it waits for nothing any more, and its nest is cancelled."""
         if attempt.waits:
@@ -136,7 +148,7 @@ class Nesting:
 
     def cancel_nest(self, attempt: Attempt) -> None:
         """Cancel what an attempt asked for and has not got."""
-        for node in list(attempt.nest):
+        for node in list(attempt.nest or ()):
             self._cancel(attempt.run, node)
 
     def _cancel(self, run: RunRecord, node: int) -> None:
@@ -164,6 +176,8 @@ class Nesting:
         node = self._add(attempt, step, args, kwargs, key)
         run = attempt.run
         nested = run.nested[node]
+        if attempt.nest is None:
+            attempt.nest = {}
         attempt.nest[node] = None
         self.enter(attempt)
         try:
@@ -256,11 +270,19 @@ class Nesting:
             NestedDepthError: deeper than allowed.
         """
         nested = attempt.run.nested.get(attempt.node)
-        depth = (attempt.run.depth if nested is None else nested.depth) + 1
+        depth = attempt.run.depth if nested is None else nested.depth
+        return self.check_depth(depth + 1, f"step {attempt.name!r}")
+
+    def check_depth(self, depth: int, who: str) -> int:
+        """The depth itself.
+
+        Raises:
+            NestedDepthError: deeper than allowed.
+        """
         if depth > self._max_depth:
             raise NestedDepthError(
-                f"step {attempt.name!r} nests {depth} levels deep; max_nested_depth is "
-                f"{self._max_depth}: is the recursion without end?"
+                f"{who} nests {depth} levels deep; max_nested_depth is {self._max_depth}: is the "
+                "recursion without end?"
             )
         return depth
 

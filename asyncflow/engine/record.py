@@ -176,6 +176,11 @@ class RunRecord:
         """Whether clean-up steps of a stopping run are about to start."""
         return bool(self.graph.cleanup) and not self.cleanup_over and bool(self.frontier.ready)
 
+    def let_go(self) -> None:
+        """Forget what only steps need: services, run inputs, and the caller's context."""
+        self.outside = {}
+        self.context = contextvars.Context()
+
     @property
     def is_over(self) -> bool:
         return self.state is not RunState.RUNNING

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
 
@@ -94,6 +94,7 @@ class Scheduler:
         self.releasing: deque[RunRecord] = deque()
         self.resumed: deque[Attempt] = deque()
         self.closing: deque[Closing] = deque()
+        self.growing: deque[Iterator[None]] = deque()
         self._completions: deque[Attempt] = deque()
         self._new_runs: deque[RunRecord] = deque()
         self.with_ready: deque[RunRecord] = deque()
@@ -150,7 +151,7 @@ class Scheduler:
             if self._completions or self.releasing:
                 self._settle_some()
             more: object = self._start_some() or self._completions or self.releasing
-            if self.maps.are_growing:
+            if self.growing:
                 self.maps.grow_some()
                 more = True
             if self.closing:

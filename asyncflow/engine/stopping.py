@@ -132,7 +132,10 @@ class Stopping:
         run.stopping = reason
         run.stop_state = state
         run.draining = True
-        if not run.graph.cleanup:
+        if run.graph.cleanup:
+            of_node = run.graph.units.of_node
+            run.frontier.keep_only({of_node[node] for node in run.graph.cleanup})
+        else:
             run.frontier.clear()
         self._drop_all_parked(run)
         self.end_if_over(run)
@@ -187,11 +190,25 @@ class Stopping:
         """
         if run.closing or not run.begun:
             return
-        idle = not run.in_flight and not run.parked and not run.has_cleanup_ready()
-        if not run.left or (run.stopping is not None and idle):
+        if not run.left or (run.stopping is not None and self._is_idle(run)):
             run.closing = True
             self._scheduler.closing.append((run, closing_states(run)))
             self._scheduler.wake()
+
+    def _is_idle(self, run: RunRecord) -> bool:
+        """Whether a stopping run waits for nothing: first of its steps, then of its clean-up.
+
+        Clean-up steps that run before the others have ended are no reason to wait with the rest:
+        only then is their time limited.
+        """
+        at_work = len(run.in_flight) + len(run.parked)
+        if run.cleaning or run.cleanup_over:
+            return not at_work and not run.has_cleanup_ready()
+        if at_work > len(run.graph.cleanup):
+            return False
+        of_node = run.graph.units.of_node
+        units = (of_node[node] for node in run.graph.cleanup) if at_work else ()
+        return at_work == sum(unit in run.in_flight or unit in run.parked for unit in units)
 
     def close_some(self) -> bool:
         """Settle a chunk of the nodes that a run did not come to; then end it.
@@ -233,7 +250,10 @@ class Stopping:
             run.cleanup_timer = self._scheduler.loop.call_later(
                 self._grace_seconds, self._end_cleanup, run
             )
-        if not run.has_cleanup_ready():
+        while run.frontier.work_off():
+            continue
+        self._scheduler.queue(run)
+        if self._is_idle(run):
             # What is left waits for something that will not come.
             run.cleanup_over = True
         self.end_if_over(run)
@@ -263,6 +283,7 @@ class Stopping:
             abandoned=tuple(attempt.name for attempt in run.abandoned),
         )
         run.bus.close()
+        run.let_go()
         for callback in run.on_end:
             callback(run)
 

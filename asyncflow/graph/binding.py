@@ -31,7 +31,7 @@ class Frame(msgspec.Struct):
     params: Mapping[str, Any]
     outside: Mapping[str, Any]
     make_context: Callable[[], StepContext]
-    make_failure: Callable[[], RunFailure | None]
+    make_failure: Callable[[], RunFailure | None] = lambda: None
 
 
 class FromAsset(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ class Blueprint(msgspec.Struct, frozen=True):
         groups: what is said about groups as a whole.
         given: assets that nothing produces because their values are there.
         absent: nodes that do not run; nobody waits for them.
+        elsewhere: run inputs and services that those take.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Blueprint(msgspec.Struct, frozen=True):
     groups: Mapping[str, Group] = {}
     given: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
 
 
 def compile_graph(blueprint: Blueprint) -> Graph:

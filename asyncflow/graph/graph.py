@@ -46,6 +46,8 @@ class Graph:
         templates, slots: how each node is called, and the assets it takes.
         conditions: the condition's template for nodes that have one.
         parents, children: edges between nodes.
+        absent: the names of nodes that do not run where this is a part of a pipeline, and
+            ``elsewhere`` the names of run inputs and services that only those take.
         maps: the nodes that run once for each element of an asset.
         cleanup: the nodes that run after failures too, and whether they wait for everything
             else because they name nothing to wait for.
@@ -71,7 +73,8 @@ class Graph:
         self.nodes = blueprint.nodes
         self.inputs = blueprint.inputs
         self.context = blueprint.context
-        self.is_part = bool(blueprint.absent)
+        self.absent = blueprint.absent
+        self.elsewhere = blueprint.elsewhere
         self.order = order
         self.index: Mapping[str, int] = wiring.index
         self.assets: Mapping[str, int] = wiring.assets.numbers

@@ -42,7 +42,7 @@ def outside_values(
 def _missing(graph: Graph, inputs: Mapping[str, Any], offered: Mapping[str, Any]) -> Iterator[str]:
     declared = graph.inputs or {}
     for name in declared:
-        if name not in inputs and (name in graph.outside or not graph.is_part):
+        if name not in inputs and (name in graph.outside or not graph.absent):
             yield f"the run input {name!r} is missing; pass inputs={{{name!r}: …}}"
     for name, (has_default, index) in graph.outside.items():
         if has_default or name in inputs or name in offered or name in declared:
@@ -62,7 +62,7 @@ def _input_problems(graph: Graph, name: str, value: Any) -> Iterator[str]:
     if graph.inputs is None:
         if name in graph.assets and name not in graph.outside:
             yield f"the run input {name!r} has the name of an asset; rename one"
-        elif name not in graph.outside:
+        elif name not in graph.outside and name not in graph.elsewhere:
             hint = nearest(name, graph.outside, "leave it out, or add a parameter of that name")
             yield f"no step takes the run input {name!r}{hint}"
     elif name not in graph.inputs:
@@ -83,6 +83,6 @@ def _service_problems(graph: Graph, name: str) -> Iterator[str]:
         return
     if name in graph.assets:
         yield f"the service {name!r} has the name of an asset; rename one"
-    else:
+    elif name not in graph.elsewhere:
         hint = nearest(name, graph.outside, "leave it out, or add a parameter of that name")
         yield f"no step takes the service {name!r}{hint}"

@@ -22,7 +22,7 @@ def select(graph: Graph, targets: Iterable[str] | None, given: Collection[str]) 
             what only that needs.
 
     Raises:
-        GraphError: a name is unknown, or only some outputs of a needed step are given.
+        GraphError: a name is unknown, a target is given, or only some outputs of a needed step are.
     """
     problems = list(_unknown(graph, targets, given))
     if problems:
@@ -50,6 +50,14 @@ def _unknown(graph: Graph, targets: Iterable[str] | None, given: Collection[str]
         if name not in graph.assets and name not in graph.index:
             known = [*graph.index, *graph.assets]
             yield f"targets= names {name!r}, which is no step and no asset{nearest(name, known)}"
+        elif _is_given(graph, name, given):
+            yield f"targets= names {name!r}, whose value is given; take it out of one of the two"
+
+
+def _is_given(graph: Graph, target: str, given: Collection[str]) -> bool:
+    if target not in graph.index:
+        return target in given
+    return all(name in given for name in graph.nodes[graph.index[target]].asset_names)
 
 
 def _wanted(graph: Graph, targets: Iterable[str] | None, stood_in: set[int]) -> list[int]:

@@ -60,6 +60,7 @@ class InlineLane(Lane):
             call.error = error
             without_lane_frames(error)
         finally:
+            CURRENT.set(None)  # the context would keep the call alive, and the call the context
             call.finished = self._clock()
             call.done(call)
 
@@ -135,7 +136,6 @@ def _coroutine_starter(
 
     async def run(call: Call) -> None:
         call.started = clock()
-        CURRENT.set(call)
         try:
             call.value = await call.func(*call.args)
         except BaseException as error:  # noqa: BLE001

@@ -124,7 +124,10 @@ class Lane(ABC):
 def invoke(call: Call) -> Any:
     """Call a sync function; a coroutine that it returns was forgotten, not asked for."""
     CURRENT.set(call)
-    value = call.func(*call.args, **(call.kwargs or {}))
+    try:
+        value = call.func(*call.args, **(call.kwargs or {}))
+    finally:
+        CURRENT.set(None)
     if inspect.iscoroutine(value):
         value.close()
         raise TypeError(

@@ -28,6 +28,16 @@ def target_names(targets: Any) -> list[str]:
     return names
 
 
+def replaced_steps(given: Any) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise GraphError(f"with_steps() takes a mapping, got {given!r}; write {{'fetch': fake}}")
+    others = {name.name if isinstance(name, Step) else name: given[name] for name in given}
+    for name in others:
+        if not isinstance(name, str):
+            raise GraphError(f"with_steps() has the key {name!r}; name a step")
+    return others
+
+
 def policy_of(value: Any) -> FailurePolicy:
     if value not in POLICIES:
         raise GraphError(f"failure_policy is 'fail_fast' or 'collect_all', not {value!r}")

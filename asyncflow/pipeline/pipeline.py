@@ -30,6 +30,7 @@ from asyncflow.pipeline.arguments import (
     name_of_step,
     names_before,
     policy_of,
+    replaced_steps,
     run_seconds,
     target_names,
     values_by_name,
@@ -164,18 +165,19 @@ class Pipeline:
         self._graph = None
         return self
 
-    def with_steps(self, replacements: Mapping[str, Any]) -> Pipeline:
+    def with_steps(self, replacements: Mapping[str | Step[..., Any], Any]) -> Pipeline:
         """A copy with other functions, for tests and notebooks.
 
         Args:
-            replacements: node name → a function, which takes over the options of the step it
-                replaces, or a step, which brings its own.
+            replacements: node name (or the step of that name) → a function, which takes over the
+                options of the step it replaces, or a step, which brings its own.
 
         Raises:
             GraphError: a name is unknown, or what stands for it is no function.
         """
         names = {node.name for node in self._nodes}
-        for name in replacements:
+        others = replaced_steps(replacements)
+        for name in others:
             if name not in names:
                 raise GraphError(
                     f"pipeline {self.name!r}: with_steps names {name!r}, which is no step"
@@ -183,7 +185,7 @@ class Pipeline:
                 )
         changed = copy.copy(self)
         changed._graph = None
-        changed._nodes = [_replaced(node, replacements) for node in self._nodes]
+        changed._nodes = [_replaced(node, others) for node in self._nodes]
         return changed
 
     # -- building ------------------------------------------------------------------------
@@ -213,7 +215,8 @@ class Pipeline:
         graph = await self.build_async()
         if targets is None and not given:
             return graph
-        nodes = select(graph, None if targets is None else target_names(targets), given)
+        wanted = None if targets is None else target_names(targets)
+        nodes = select(graph, wanted, given)
         if not nodes:
             raise GraphError(f"pipeline {self.name!r}: given= leaves nothing to run")
         names = {node.name for node in nodes}
@@ -221,7 +224,7 @@ class Pipeline:
             self.name,
             nodes,
             inputs=self.inputs,
-            outputs=self._outputs_among(names, given),
+            outputs=self._outputs_among(names, given, wanted),
             context=self.context,
             groups={
                 label: said
@@ -230,15 +233,19 @@ class Pipeline:
             },
             given=frozenset(given),
             absent=frozenset(node.name for node in self._nodes if node.name not in names),
+            elsewhere=frozenset(graph.outside),
         )
         return await _in_slices(building(part))
 
-    def _outputs_among(self, names: set[str], given: Mapping[str, Any]) -> tuple[str, ...] | None:
-        """The declared outputs that a part of the pipeline has."""
+    def _outputs_among(
+        self, names: set[str], given: Mapping[str, Any], wanted: Iterable[str] | None
+    ) -> tuple[str, ...] | None:
+        """What a part of the pipeline keeps: the declared outputs it has, and its targets."""
         if self.outputs is None:
             return None
         there = {asset for node in self._nodes if node.name in names for asset in node.asset_names}
-        return tuple(name for name in self.outputs if name in there | names | given.keys())
+        kept = dict.fromkeys((*self.outputs, *(wanted or ())))
+        return tuple(name for name in kept if name in there | names | given.keys())
 
     def _building(self) -> Generator[None, None, Graph]:
         if self._graph is not None:
@@ -434,7 +441,7 @@ class Pipeline:
         runtime = runtime or ambient_runtime()
         if runtime is None:
             owned = runtime = Runtime(max_threads=max(DEFAULT_THREADS, request.max_workers or 1))
-            await owned.__aenter__()
+            owned.open()
         try:
             async with runtime.running(request) as run:
                 yield run

@@ -49,6 +49,7 @@ class Script:
 
     def seconds_of(self, node: Node) -> float:
         """How long an attempt of a node takes; 0 for as long as its function does."""
+        self._see_node(node)
         if callable(self._durations):
             return _checked_seconds(node.name, self._durations(node.name) or 0.0)
         seconds = _look_up(self._durations, node, 0.0)
@@ -75,6 +76,11 @@ class Script:
         if not self._unseen:
             return
         for node in graph.nodes:
+            self._see_node(node)
+
+    def _see_node(self, node: Node) -> None:
+        # Nodes that come while the graph runs are first seen when they start.
+        if self._unseen:
             names = dict.fromkeys(_names_of(node))
             self._unseen -= names.keys()
             self._graph_names.update(names)

@@ -22,7 +22,7 @@ _CURRENT: contextvars.ContextVar[Ticket | None] = contextvars.ContextVar(
 class Ticket:
     """One piece of work in a thread."""
 
-    __slots__ = ("_threads", "asked", "name", "over", "paused")
+    __slots__ = ("_threads", "asked", "name", "news", "over", "paused")
 
     def __init__(self, threads: ThreadsAtWork, name: str) -> None:
         self._threads = threads
@@ -30,6 +30,8 @@ class Ticket:
         self.asked: deque[Callable[[], None]] = deque()
         self.over = False
         self.paused = False
+        # To be told with the next word: when it was said is real time, not virtual time.
+        self.news: Callable[[], None] | None = None
 
     def enter(self) -> None:
         """Say that the calling context works on this; see :func:`ThreadsAtWork.current`."""
@@ -48,6 +50,9 @@ class Ticket:
 
     def pause(self) -> None:
         """The thread waits for something that the loop will do; from any thread."""
+        if self.news is not None:
+            self.asked.append(self.news)
+            self.news = None
         self.paused = True
         self._threads.wake()
 

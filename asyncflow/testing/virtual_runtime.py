@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from asyncflow.result import PipelineResult
 from asyncflow.runtime import Runtime
@@ -13,12 +13,18 @@ from asyncflow.testing.script import Durations, Failures, Script
 from asyncflow.testing.virtual_loop import VirtualLoop
 from asyncflow.testing.world import World
 
-if TYPE_CHECKING:
-    from asyncflow.pipeline.pipeline import Pipeline
-
 __all__ = ["VirtualRuntime"]
 
 T = TypeVar("T")
+
+
+class Runnable(Protocol):
+    """A pipeline of any dialect."""
+
+    async def run(
+        self, inputs: Mapping[str, Any] | None = None, **options: Any
+    ) -> PipelineResult: ...
+
 
 Main = Callable[[Runtime], Awaitable[T]] | Callable[[], Awaitable[T]] | Awaitable[T]
 
@@ -107,7 +113,7 @@ class VirtualRuntime:
         return self._world.event_log()
 
     def run(
-        self, pipeline: Pipeline, inputs: Mapping[str, Any] | None = None, **options: Any
+        self, pipeline: Runnable, inputs: Mapping[str, Any] | None = None, **options: Any
     ) -> PipelineResult:
         """Run a pipeline to its end, blocking, on a virtual event loop of its own.
 

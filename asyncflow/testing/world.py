@@ -14,11 +14,13 @@ import msgspec
 from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import Subscription
 from asyncflow.engine.record import RunRecord
+from asyncflow.engine.reporting import publish_progress
 from asyncflow.engine.surroundings import Surroundings
 from asyncflow.events import Event
 from asyncflow.lanes.lane import Lane
 from asyncflow.testing.lanes import SimulatedInlineLane, SimulatedThreadLane
 from asyncflow.testing.script import Script
+from asyncflow.testing.threads import ThreadsAtWork
 
 if TYPE_CHECKING:
     from asyncflow.testing.virtual_loop import VirtualLoop
@@ -104,9 +106,12 @@ class World(Surroundings):
 def _report_soon(
     loop_thread: int, report_soon: Callable[[Attempt], None], attempt: Attempt
 ) -> None:
-    """What a thread reports is told when it ends: when it said so is not virtual time."""
-    if get_ident() == loop_thread:
+    """What a thread reports is told when it waits or ends: when it said so is real time."""
+    ticket = ThreadsAtWork.current()
+    if ticket is None or get_ident() == loop_thread:
         report_soon(attempt)
+    else:
+        ticket.news = partial(publish_progress, attempt)
 
 
 class _Recorder(Subscription):
