@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -251,9 +251,15 @@ class Run:
 
     def log_failure_at_end(self) -> None:
         """Log a failure though nobody may wait for the run."""
-        loop = self._scheduler.loop
+        self._record.on_end.append(self._log_failure_soon)
+
+    def _log_failure_soon(self, record: RunRecord) -> None:
         # In a turn of its own: what a log handler raises is no fault of the engine.
-        self._record.on_end.append(lambda _: loop.call_soon(log_failure, self.result_now()))
+        self._scheduler.loop.call_soon(log_failure, self.result_now())
+
+    def call_at_end(self, call: Callable[[str], None]) -> None:
+        """Have something called with the run id when the run ends."""
+        self._record.on_end.append(lambda record: call(record.run_id))
 
     def _ended(self, record: RunRecord) -> None:
         if self._timer is not None:

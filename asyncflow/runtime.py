@@ -6,9 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, Protocol, Self
-
-import msgspec
+from typing import Any, Literal, Self
 
 from asyncflow.engine.admission import Admission, Machine, admit
 from asyncflow.engine.attempt import Attempt
@@ -23,9 +21,10 @@ from asyncflow.engine.surroundings import clock_of, new_run_id, surroundings_of
 from asyncflow.errors import CapacityError, GraphError
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.outside import outside_values
-from asyncflow.graph.wiring import nearest
 from asyncflow.lanes.lane import CURRENT
+from asyncflow.owned_runs import OwnedRuns
 from asyncflow.quantities import at_least_one, parse_bytes, parse_cpu
+from asyncflow.request import FailurePolicy, RunRequest, Startable
 from asyncflow.resources import ResourceRequirements
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run, log_failure
@@ -43,7 +42,6 @@ __all__ = [
 DEFAULT_THREADS = 40
 
 Oversized = Literal["clamp", "error"]
-FailurePolicy = Literal["fail_fast", "collect_all"]
 
 
 _AMBIENT: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar(
@@ -62,35 +60,6 @@ def ambient_runtime() -> Runtime | None:
     """
     runtime = _AMBIENT.get()
     return runtime if runtime is not None and runtime.is_usable_here() else None
-
-
-class RunRequest(msgspec.Struct, frozen=True):
-    """What a runtime is asked to run: a built graph with values for this run.
-
-    Args:
-        graph: what to run.
-        inputs, services: values that parameters find by name.
-        given: values that stand in for assets of the graph that nothing produces.
-        run_id: None for one that nobody has.
-        failure_policy: ``"fail_fast"`` or ``"collect_all"``.
-        timeout_seconds: for the whole run.
-        max_workers: how many steps that name no lane may be in worker lanes at once.
-    """
-
-    graph: Graph
-    inputs: Mapping[str, Any] = {}
-    services: Mapping[str, Any] = {}
-    given: Mapping[str, Any] = {}
-    run_id: str | None = None
-    failure_policy: FailurePolicy = "fail_fast"
-    timeout_seconds: float | None = None
-    max_workers: int | None = None
-
-
-class Startable(Protocol):
-    """What :meth:`Runtime.start` takes: a pipeline of any dialect."""
-
-    async def request(self, *args: Any, **options: Any) -> RunRequest: ...
 
 
 class Runtime:
@@ -151,7 +120,7 @@ class Runtime:
         expected_seconds: Mapping[str, float] | None = None,
         grace_seconds: float = 2.0,
         max_abandoned: int = 32,
-        max_finished_runs: int = 1000,
+        max_finished_runs: int = 100,
         max_nested_depth: int = 32,
     ) -> None:
         if oversized not in ("clamp", "error"):
@@ -172,11 +141,10 @@ class Runtime:
         self._taints = tuple(taints)
         self._grace_seconds = grace_seconds_of(grace_seconds)
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
-        self._max_finished_runs = at_least_one("max_finished_runs", max_finished_runs)
         self._max_nested_depth = at_least_one("max_nested_depth", max_nested_depth)
         self._services = services_of(services)
         self._expected_seconds = expected_seconds_of(expected_seconds)
-        self._runs: dict[str, Run] = {}
+        self._runs = OwnedRuns(at_least_one("max_finished_runs", max_finished_runs))
         self._bus: RuntimeBus | None = None
         self._ambient: contextvars.Token[Runtime | None] | None = None
         self._scheduler: Scheduler | None = None
@@ -299,6 +267,7 @@ class Runtime:
         """
         run = self.launch(await pipeline.request(*args, **options))
         run.log_failure_at_end()
+        self._runs.own(run)
         return run
 
     def get(self, run_id: str) -> Run:
@@ -307,13 +276,10 @@ class Runtime:
         Raises:
             KeyError: there is none.
         """
-        run = self._runs.get(run_id)
-        if run is None:
-            raise KeyError(f"this runtime has no run {run_id!r}{nearest(run_id, self._runs)}")
-        return run
+        return self._runs[run_id]
 
     def runs(self, state: RunState | str | None = None) -> list[Run]:
-        """The runs in progress and the last ``max_finished_runs`` that ended, oldest first.
+        """The runs in progress, and the last ``max_finished_runs`` of its own that ended.
 
         Args:
             state: only those in this state.
@@ -324,7 +290,7 @@ class Runtime:
         if state is not None and state not in list(RunState):
             states = ", ".join(repr(str(known)) for known in RunState)
             raise ValueError(f"runs(state=…) takes one of {states}, got {state!r}")
-        return [run for run in self._runs.values() if state is None or run.state == state]
+        return [run for run in self._runs if state is None or run.state == state]
 
     def events(self, *, buffer: int = 1024, overflow: Overflow = "drop_oldest") -> Subscription:
         """The events of all runs from now on, as :meth:`Run.events` gives those of one.
@@ -447,7 +413,7 @@ class Runtime:
         run = Run(scheduler, record)
         if request.timeout_seconds is not None:
             run.set_timeout(request.timeout_seconds)
-        self._remember(run)
+        self._runs.add(run)
         assert self._bus is not None
         self._bus.welcome(record.bus)
         scheduler.add(record)
@@ -464,16 +430,6 @@ class Runtime:
             raise CapacityError(f"pipeline {graph.name!r} cannot run here: {' '.join(faults)}")
         record.demands = admission.demands
         record.warnings = [f"step {name!r}: {why}" for name, why in admission.clamped.items()]
-
-    def _remember(self, run: Run) -> None:
-        """Keep a run, and of those that ended only the last."""
-        if self._ambient is None:
-            return  # private to one call: nobody can ask for it
-        self._runs.pop(run.id, None)
-        self._runs[run.id] = run
-        ended = [other.id for other in self._runs.values() if other.state is not RunState.RUNNING]
-        for run_id in ended[: max(0, len(ended) - self._max_finished_runs)]:
-            del self._runs[run_id]
 
     def _demand_of(self, requirements: ResourceRequirements, name: str) -> Demand:
         """What requirements take.

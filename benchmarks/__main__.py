@@ -20,6 +20,7 @@ from benchmarks.coroutines import (
 )
 from benchmarks.hold_up import measure_hold_up
 from benchmarks.importing import measure_import
+from benchmarks.makespan import measure_makespan
 from benchmarks.report import Row, as_json, as_table
 from benchmarks.resident import measure_resident
 from benchmarks.sampling import FULL, QUICK, Scale
@@ -35,6 +36,7 @@ MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
     "thread-lane": measure_thread_lane,
     "resident": measure_resident,
     "building": measure_building,
+    "makespan": measure_makespan,
     "import": measure_import,
 }
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from asyncflow.context import GrantedLease, StepContext
 from asyncflow.lanes.lane import Call
 from asyncflow.step import Step

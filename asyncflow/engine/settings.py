@@ -35,6 +35,6 @@ def expected_seconds_of(seconds: Mapping[str, float] | None) -> dict[str, float]
     for name, value in (seconds or {}).items():
         if not 0 <= value < float("inf"):
             raise ValueError(
-                f"expected_seconds={{{name!r}: {value!r}}}: a step takes finite seconds of 0 or more"
+                f"expected_seconds={{{name!r}: {value!r}}}: takes finite seconds of 0 or more"
             )
     return dict(seconds or {})

@@ -38,7 +38,7 @@ class VirtualRuntime:
     retries are all drawn from it. Another seed gives another order that is just as possible.
 
     Args:
-        seed: what all chance is drawn from.
+        seed: what all chance is drawn from; with None what is equal goes in the order of arrival.
         cpus, gpus, memory: what there is to share, as ``max_cpus``, ``max_gpus`` and
             ``max_memory`` of :class:`Runtime`; nothing is taken from this machine.
         durations: how many virtual seconds an attempt takes at least, by the name of a node or
@@ -68,7 +68,7 @@ class VirtualRuntime:
 
     def __init__(
         self,
-        seed: int = 0,
+        seed: int | None = 0,
         *,
         cpus: int | float | str = 8,
         gpus: int | Sequence[str] | None = None,
