@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from asyncflow.graph.kinds import common_name, first_word, kind_of, mapped_node
+from asyncflow.graph.kinds import common_name, first_word, kind_of, mapped_node, needless_start
 from asyncflow.paper import (
     GRID,
     LOOKS,
@@ -103,7 +103,7 @@ def draw_gantt(
         (bar for bar in known if bar.name not in mapped),
         key=lambda bar: (bar.first_seconds, bar.end_seconds),
     )
-    remarks = ()
+    remarks: tuple[str, ...] = ()
     if len(shown) > _MOST_BARS:
         remarks = (f"more than {_MOST_BARS} steps: how many of each kind ran at once",)
     title = Title(name, about, counts, remarks)
@@ -237,6 +237,7 @@ class _Chart:
         self.bars = bars
         self.summed_up = len(bars) > _MOST_BARS
         left = _MARGIN + _KIND_NAME if self.summed_up else _MARGIN
+        self.needless = 0 if self.summed_up else needless_start([bar.name for bar in bars])
         self.axis = _Axis(bars, duration_seconds, left)
         self.front = Paper()
         self.y = 0.0
@@ -382,7 +383,8 @@ class _Chart:
             elif room >= 6:
                 self.front.badge(x + room / 2, middle, bar.state, (room - 2) / 14)
         size = 11.0 if height >= 20 else 10.0
-        words = bar.name + (f" ({bar.attempts} tries)" if bar.attempts > 1 else "")
+        name = f"…{bar.name[self.needless :]}" if self.needless else bar.name
+        words = name + (f" ({bar.attempts} tries)" if bar.attempts > 1 else "")
         wanted = text_width(words, size)
         rooms = [(start, stop - start) for start, stop in (inside, outside)]
         best = next((room for room in rooms if room[1] >= wanted), max(rooms, key=lambda r: r[1]))

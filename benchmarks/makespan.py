@@ -31,8 +31,13 @@ def makespan_seconds(workflow: Workflow, cpus: int, *, known: bool) -> float:
         known: whether the runtime is told the durations before.
     """
     durations = {task.id: task.runtime_s for task in workflow.tasks}
-    told = {"expected_seconds": durations} if known else {}
-    virtual = VirtualRuntime(None, cpus=cpus, memory=MEMORY, durations=durations, **told)
+    virtual = VirtualRuntime(
+        None,
+        cpus=cpus,
+        memory=MEMORY,
+        durations=durations,
+        expected_seconds=durations if known else None,
+    )
     result = virtual.run(pipeline_of(workflow))
     if not result.success:
         raise RuntimeError(f"a measured run failed: {result.summary()}")

@@ -47,6 +47,12 @@ COMMONEST_WORDS = 10
 # -- what is run -----------------------------------------------------------------------------
 
 
+@step
+def pages_to_fetch(urls: list[str]) -> list[str]:
+    """Each address once, in the order given."""
+    return list(dict.fromkeys(urls))
+
+
 @step(retry=2, timeout=30)
 async def fetch(url: str, client: httpx.AsyncClient, context: StepContext) -> str:
     """The text at a URL, through the client that all runs share."""
@@ -69,8 +75,8 @@ def add_up(counts: list[Counter[str]]) -> dict[str, int]:
 
 
 pipeline = (
-    Pipeline("words", inputs=["urls"], outputs=["words"])
-    .add_step(fetch, inputs={"url": "urls"}, outputs=["pages"], map="urls")
+    Pipeline("words", steps=[pages_to_fetch], inputs=["urls"], outputs=["words"])
+    .add_step(fetch, inputs={"url": "pages_to_fetch"}, outputs=["pages"], map="pages_to_fetch")
     .add_step(count, inputs={"page": "pages"}, outputs=["counts"], map="pages")
     .add_step(add_up)
 )
@@ -155,9 +161,7 @@ async def show_run(run: NamedRun) -> dict[str, Any]:
     return snapshot_of(run)
 
 
-async def stream_events(
-    run: NamedRun, since: Annotated[int, Query(ge=0)] = 0
-) -> StreamingResponse:
+async def stream_events(run: NamedRun, since: Annotated[int, Query(ge=0)] = 0) -> StreamingResponse:
     """What happens in a run from now on; ``since`` counts what came before as missed."""
     return StreamingResponse(
         server_sent(run, since),

@@ -59,7 +59,7 @@ async def _tidy(main: Coroutine[Any, Any, T]) -> T:
     result = await main
     left: set[asyncio.Task[Any]] = set()
     for _ in range(TURNS_OF_GRACE):
-        left = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+        left = asyncio.all_tasks() - {asyncio.current_task()}
         if not left:
             break
         await asyncio.sleep(0)

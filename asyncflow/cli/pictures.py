@@ -45,7 +45,9 @@ class Pictures(msgspec.Struct, frozen=True):
             (self.svg, lambda: pipeline.visualize("svg", run=result)),
             (self.gantt, result.gantt),
         )
-        return all([_write(path, draw) for path, draw in wanted if path is not None])
+        # Each is tried, also when an earlier one could not be written.
+        written = [_write(path, draw) for path, draw in wanted if path is not None]
+        return all(written)
 
 
 def _write(path: Path, draw: Callable[[], str]) -> bool:

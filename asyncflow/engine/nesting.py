@@ -297,9 +297,19 @@ class Nesting:
             if gpu is not None and gpu.devices <= len(lease.gpus):
                 gpu = None
             demand = Demand(
-                demand.cpu_millis, max(0, demand.memory_bytes - lease.memory_bytes), gpu
+                demand.cpu_millis, max(0, demand.memory_bytes - self._memory_above(attempt)), gpu
             )
         return demand
+
+    def _memory_above(self, attempt: Attempt | None) -> int:
+        """What an attempt and all those it is nested in hold together, in bytes."""
+        total = 0
+        while attempt is not None:
+            if attempt.lease is not None:
+                total += attempt.lease.memory_bytes
+            nested = attempt.run.nested.get(attempt.node)
+            attempt = attempt.run.parent if nested is None else nested.parent
+        return total
 
     def lease_over(self, attempt: Attempt) -> Lease | None:
         """The lease under which an attempt asks for more: that of what it is nested in."""

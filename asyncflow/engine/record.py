@@ -166,11 +166,15 @@ class RunRecord:
     def bars(self, node: int) -> bool:
         """Whether a node may not start any more, because the run is stopping.
 
-        Clean-up steps may, until their time is over.
+        Clean-up steps may, and what they ask for, until their time is over.
         """
         if self.stopping is None:
             return False
-        return self.cleanup_over or node not in self.graph.cleanup
+        if self.cleanup_over:
+            return True
+        while node in self.nested:
+            node = self.nested[node].parent.node
+        return node not in self.graph.cleanup
 
     def has_cleanup_ready(self) -> bool:
         """Whether clean-up steps of a stopping run are about to start."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from asyncflow import events
@@ -201,14 +202,10 @@ class Stopping:
         Clean-up steps that run before the others have ended are no reason to wait with the rest:
         only then is their time limited.
         """
-        at_work = len(run.in_flight) + len(run.parked)
         if run.cleaning or run.cleanup_over:
-            return not at_work and not run.has_cleanup_ready()
-        if at_work > len(run.graph.cleanup):
-            return False
-        of_node = run.graph.units.of_node
-        units = (of_node[node] for node in run.graph.cleanup) if at_work else ()
-        return at_work == sum(unit in run.in_flight or unit in run.parked for unit in units)
+            return not run.in_flight and not run.parked and not run.has_cleanup_ready()
+        at_work = chain(run.in_flight.values(), run.parked.values())
+        return not any(run.bars(attempt.node) for attempt in at_work)
 
     def close_some(self) -> bool:
         """Settle a chunk of the nodes that a run did not come to; then end it.

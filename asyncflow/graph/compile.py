@@ -150,17 +150,39 @@ def _place_cleanup(nodes: Sequence[Node], wiring: Wiring) -> Generator[None, Non
         if node.step.when != "success":
             cleanup[index] = not wiring.parents[index]
     if any(cleanup.values()):
+        below = yield from _below_the_end(wiring, cleanup)
         needed = {
             parent
             for index, above in enumerate(wiring.parents)
-            if index not in cleanup
+            if index not in cleanup and index not in below
             for parent in above
         }
-        ends = tuple(i for i in range(len(nodes)) if i not in needed and i not in cleanup)
+        left_out = cleanup.keys() | below
+        ends = tuple(i for i in range(len(nodes)) if i not in needed and i not in left_out)
         for index in cleanup:
             if cleanup[index]:
                 wiring.parents[index] = ends
     return cleanup
+
+
+def _below_the_end(
+    wiring: Wiring, cleanup: Mapping[int, bool]
+) -> Generator[None, None, frozenset[int]]:
+    """What waits for clean-up that waits for everything else: it is not part of that."""
+    children: dict[int, list[int]] = {}
+    for index, above in enumerate(wiring.parents):
+        if not index % CHUNK:
+            yield
+        for parent in above:
+            children.setdefault(parent, []).append(index)
+    found: set[int] = set()
+    to_follow = [index for index, at_end in cleanup.items() if at_end]
+    while to_follow:
+        for child in children.get(to_follow.pop(), ()):
+            if child not in found:
+                found.add(child)
+                to_follow.append(child)
+    return frozenset(found)
 
 
 def _labels_of(nodes: Sequence[Node]) -> Generator[None, None, list[str | None] | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["common_name", "common_start", "first_word", "kind_of", "mapped_node"]
+__all__ = ["common_name", "common_start", "first_word", "kind_of", "mapped_node", "needless_start"]
 
 _LONGEST = 26
 
@@ -57,3 +57,17 @@ def common_start(names: Sequence[str]) -> str:
     first, last = min(names), max(names)
     alike = next((at for at, char in enumerate(first) if last[at : at + 1] != char), len(first))
     return first[:alike]
+
+
+def needless_start(names: Sequence[str]) -> int:
+    """How many characters of every name say nothing, because they all begin so.
+
+    Example:
+        >>> needless_start(["RNASEQ.ALIGN_1", "RNASEQ.ALIGN_2", "RNASEQ.SORT_3"])
+        7
+    """
+    if len(names) < 3:
+        return 0
+    start = common_start(names)
+    length = 1 + max(start.rfind(separator) for separator in "./:")
+    return length if length >= 7 and len(min(names, key=len)) > length else 0

@@ -27,7 +27,7 @@ _STRAIGHT, _TIED, _LOOSE = 8.0, 2.0, 0.05
 _ROW_GAP = 36.0
 # A picture is cut into rows when it is wider than high by more than this ...
 _STRIP = 6.0
-_LEAST_STRIP = 380.0
+_LEAST_STRIP, _LEAST_ROW = 380.0, 1200.0
 # ... and where no more lines than this have to go back to the left.
 _MOST_RETURNS = 4
 
@@ -290,7 +290,7 @@ class _Drafting:
         strip = max(heights) + _ROW_GAP
         count = 1
         if total > _STRIP * max(strip, _LEAST_STRIP):
-            count = math.ceil(total / max(math.sqrt(total * strip * 2), 1200.0))
+            count = round(total / max(math.sqrt(total * strip * 2), _LEAST_ROW))
         rows = self._rows(total / count) if count > 1 else []
         if len(rows) < 2 or self._span(rows[-1]) < 0.4 * max(map(self._span, rows)):
             # What hardly fills another row had better stay where it is.
@@ -318,8 +318,9 @@ class _Drafting:
     def _rows(self, wanted: float) -> list[list[int]]:
         rows: list[list[int]] = [[0]]
         for number_ in range(1, len(self.columns)):
-            taken = self.columns[number_].right - self.columns[rows[-1][0]].left
-            if taken > wanted and self._crossing(number_ - 1) <= _MOST_RETURNS:
+            column = self.columns[number_]
+            beyond = (column.left + column.right) / 2 > wanted * len(rows)
+            if beyond and self._crossing(number_ - 1) <= _MOST_RETURNS:
                 rows.append([number_])
             else:
                 rows[-1].append(number_)

@@ -9,13 +9,14 @@ import msgspec
 
 from asyncflow.graph.drawing import edges_of, label_of, levels_of
 from asyncflow.graph.graph import Graph
-from asyncflow.graph.kinds import common_name, common_start, first_word, kind_of, mapped_node
+from asyncflow.graph.kinds import common_name, first_word, kind_of, mapped_node, needless_start
 from asyncflow.paper import Title
 from asyncflow.states import NODE_STATES, NodeState
 
 __all__ = ["Figure", "Frame", "Joint", "Sketch", "sketch_of"]
 
-_MOST_STEPS = 800
+# A larger picture says less than its summary.
+_MOST_STEPS, _MOST_EDGES = 800, 4000
 _MOST_FIGURES = 150
 _MOST_BANDS = 60
 
@@ -77,7 +78,7 @@ def sketch_of(graph: Graph, states: Mapping[str, NodeState] | None, about: str =
     title = Title(
         graph.name, _about(graph) + (f", {about}" if about else ""), counts=_in_order(total)
     )
-    if len(graph) <= _MOST_STEPS:
+    if len(graph) <= _MOST_STEPS and sum(map(len, graph.parents)) <= _MOST_EDGES:
         return _whole(graph, tally, title)
     return _summary(graph, tally, title)
 
@@ -114,7 +115,7 @@ def _about(graph: Graph) -> str:
 
 
 def _whole(graph: Graph, tally: Tally | None, title: Title) -> Sketch:
-    needless = _needless_start(graph)
+    needless = needless_start([node.name for node in graph.nodes])
     return Sketch(
         title,
         [_figure(graph, index, tally, needless) for index in range(len(graph))],
@@ -125,16 +126,6 @@ def _whole(graph: Graph, tally: Tally | None, title: Title) -> Sketch:
             for name, carry in [(name, True) for name in edge.assets] or [("", False)]
         ],
     )
-
-
-def _needless_start(graph: Graph) -> int:
-    """How much of every name says nothing, because they all begin so."""
-    if len(graph) < 3:
-        return 0
-    names = [node.name for node in graph.nodes]
-    start = common_start(names)
-    length = 1 + max(start.rfind(separator) for separator in "./:")
-    return length if length >= 8 and len(min(names, key=len)) > length else 0
 
 
 def _figure(graph: Graph, index: int, tally: Tally | None, needless: int) -> Figure:
@@ -207,6 +198,8 @@ def _keys(graph: Graph) -> tuple[list[tuple[int, str]], str]:
         for index in level:
             level_of[index] = number
     many = f"more than {_MOST_STEPS} steps: "
+    if len(graph) <= _MOST_STEPS:
+        many = f"more than {_MOST_EDGES:,} edges: "
     for kind in (kind_of, first_word):
         kinds = (kind(node.name, node.step.name) for node in graph.nodes)
         keys = list(zip(level_of, kinds, strict=True))

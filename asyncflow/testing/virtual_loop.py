@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import math
 import selectors
 import threading
 from collections.abc import Callable
@@ -27,6 +28,7 @@ Ts = TypeVarTuple("Ts")
 PATIENCE_SECONDS = 30.0
 # Times closer together than the clock can tell apart are one instant.
 _INSTANT_DIGITS = 9
+_RESOLUTION_SECONDS = 1e-9
 _NAMED_TASKS = 5
 
 
@@ -112,7 +114,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Set the clock to the next timer."""
         # The sum of now and the wait would miss it by the last digit of a float.
         due: asyncio.TimerHandle = self._scheduled[0]  # type: ignore[attr-defined]
-        self.world.now_seconds = max(self.world.now_seconds, due.when())
+        self.world.now_seconds = now = max(self.world.now_seconds, due.when())
+        # A loop runs what is due before now plus this. After some months on the clock a float
+        # is too coarse for a nanosecond, and nothing would ever be due.
+        self._clock_resolution = max(_RESOLUTION_SECONDS, 2 * math.ulp(now))
 
     def call_at(
         self,
@@ -161,6 +166,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         outcome: asyncio.Future[T] = self.create_future()
         working.add_done_callback(lambda _: ticket.end(lambda: _copy(working, outcome)))
         return outcome
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        # The timeout would be over at once: its threads end in real time.
+        await super().shutdown_default_executor()
 
     def story(self) -> str:
         """What a loop that does not go on waits for."""

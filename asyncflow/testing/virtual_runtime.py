@@ -21,9 +21,7 @@ T = TypeVar("T")
 class Runnable(Protocol):
     """A pipeline of any dialect."""
 
-    async def run(
-        self, inputs: Mapping[str, Any] | None = None, **options: Any
-    ) -> PipelineResult: ...
+    async def run(self, *args: Any, **options: Any) -> PipelineResult: ...
 
 
 Main = Callable[[Runtime], Awaitable[T]] | Callable[[], Awaitable[T]] | Awaitable[T]

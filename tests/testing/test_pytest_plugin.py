@@ -5,13 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from asyncflow import Pipeline, StepContext, step
-from asyncflow.testing import RecordingContext, VirtualRuntime
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = "asyncflow.testing.pytest_plugin"
@@ -75,13 +71,3 @@ def test_the_plugin_costs_a_session_nothing_but_the_package_itself() -> None:
         check=True,
     )
     assert loaded.stdout.split() == []
-
-
-def test_the_annotations_of_the_plugin_are_true() -> None:
-    from asyncflow.testing import pytest_plugin
-
-    hints = {
-        "virtual_runtime": VirtualRuntime,
-        "step_context": Callable[..., RecordingContext],
-    }
-    assert set(hints) <= set(vars(pytest_plugin))

@@ -25,8 +25,8 @@ from asyncflow import (
     Retry,
     RetryAfter,
     RunState,
-    RunTimeout,
     Runtime,
+    RunTimeout,
     StepContext,
     StepTimeout,
     step,
@@ -277,7 +277,9 @@ def test_a_cancel_ends_a_coroutine_whose_time_is_not_over() -> None:
     [
         pytest.param({"fetch": [ConnectionError("reset"), TimeoutError, None]}, id="listed"),
         pytest.param({"fetch": (ConnectionError, TimeoutError)}, id="the end of the list is None"),
-        pytest.param({"fetch": lambda _, attempt: OSError() if attempt < 3 else None}, id="by step"),
+        pytest.param(
+            {"fetch": lambda _, attempt: OSError() if attempt < 3 else None}, id="by step"
+        ),
         pytest.param(lambda _, attempt: OSError() if attempt < 3 else None, id="for all"),
     ],
 )
@@ -316,7 +318,7 @@ def test_the_error_of_a_failed_step_is_the_one_that_was_asked_for() -> None:
 @pytest.mark.parametrize("given", ["durations", "failures"])
 def test_a_name_that_no_step_has_is_refused_with_the_nearest(given: str) -> None:
     value: Any = {"at_onse": 5} if given == "durations" else {"at_onse": [OSError()]}
-    with pytest.raises(GraphError, match="'at_onse'.*did you mean 'at_once'"):
+    with pytest.raises(GraphError, match=r"'at_onse'.*did you mean 'at_once'"):
         blocking(Pipeline("p", steps=[at_once]), **{given: value})
 
 

@@ -30,10 +30,17 @@ def _workflows(folder: Path) -> tuple[tuple[Path, Workflow], ...]:
     return tuple((path, load_graph(path)) for path in paths)
 
 
-def _virtual(workflow: Workflow, cpus: int, *, seed: int = 1, known: bool = False) -> VirtualRuntime:
+def _virtual(
+    workflow: Workflow, cpus: int, *, seed: int = 1, known: bool = False
+) -> VirtualRuntime:
     durations = {task.id: task.runtime_s for task in workflow.tasks}
-    told = {"expected_seconds": durations} if known else {}
-    return VirtualRuntime(seed, cpus=cpus, memory=MEMORY, durations=durations, **told)
+    return VirtualRuntime(
+        seed,
+        cpus=cpus,
+        memory=MEMORY,
+        durations=durations,
+        expected_seconds=durations if known else None,
+    )
 
 
 @pytest.mark.parametrize("cpus", CPUS)
