@@ -6,6 +6,7 @@ from asyncflow.errors import (
     CapacityError,
     DependencyError,
     GraphError,
+    NestedDepthError,
     RunTimeout,
     StepCancelled,
     StepFailed,
@@ -25,6 +26,7 @@ from asyncflow.runtime import Runtime
 from asyncflow.secret import Secret
 from asyncflow.states import NodeState, RunState
 from asyncflow.step import Step, step
+from asyncflow.streams import stream_map
 
 __version__ = "0.1.0"
 
@@ -36,6 +38,7 @@ __all__ = [
     "GrantedLease",
     "GraphError",
     "Group",
+    "NestedDepthError",
     "NodeAffinity",
     "NodeState",
     "ParallelExecutor",
@@ -62,4 +65,5 @@ __all__ = [
     "StepTimeout",
     "parallel_map",
     "step",
+    "stream_map",
 ]

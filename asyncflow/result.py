@@ -92,6 +92,7 @@ class ResultSource(msgspec.Struct, frozen=True):
     counts: Callable[[], dict[NodeState, int]]
     failed: Callable[[], list[int]]
     durations: Callable[[], Iterable[tuple[float, int]]]
+    is_part: bool
     states: Callable[[], dict[str, NodeState]]
     bars: Callable[[], Iterable[Bar]]
 
@@ -192,7 +193,7 @@ class PipelineResult:
             if source.kept(value) or name not in source.names:
                 return value, source.producers_of(number)
         if name not in source.names:
-            raise KeyError(f"pipeline {self.pipeline_name!r} has no asset or step {name!r}")
+            raise KeyError(f"{self._whole_or_part} has no asset or step {name!r}")
         index = source.names[name]
         return source.value_of_node(index), (index,)
 
@@ -208,7 +209,12 @@ class PipelineResult:
             return names[0]
         if names:
             raise KeyError(f"{key!r} stands under {len(names)} names; ask for one of {names[:5]}")
-        raise KeyError(f"{key!r} is no step of pipeline {self.pipeline_name!r}")
+        raise KeyError(f"{key!r} is no step of {self._whole_or_part}")
+
+    @property
+    def _whole_or_part(self) -> str:
+        part = "the part that was run of " if self._source.is_part else ""
+        return f"{part}pipeline {self.pipeline_name!r}"
 
     def _absence(self, name: str, nodes: tuple[int, ...]) -> StepFailed:
         results = [self._source.make(node) for node in nodes]

@@ -340,6 +340,7 @@ def make_result(record: RunRecord) -> PipelineResult:
             counts=lambda: state_counts(record),
             failed=lambda: sorted(i for i in record.errors if record.states[i] in _BROKEN),
             durations=lambda: _durations(record),
+            is_part=bool(graph.absent),
             states=lambda: node_states(record),
             bars=lambda: _bars(record),
         ),

@@ -24,6 +24,7 @@ from benchmarks.makespan import measure_makespan
 from benchmarks.report import Row, as_json, as_table
 from benchmarks.resident import measure_resident
 from benchmarks.sampling import FULL, QUICK, Scale
+from benchmarks.streams import measure_stream
 from benchmarks.thread_lane import measure_thread_lane
 
 MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
@@ -34,6 +35,7 @@ MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
     "hold-up": measure_hold_up,
     "sleeps": measure_sleeps,
     "thread-lane": measure_thread_lane,
+    "stream": measure_stream,
     "resident": measure_resident,
     "building": measure_building,
     "makespan": measure_makespan,

@@ -21,9 +21,11 @@ PACKAGE = ROOT / "asyncflow"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli", "web", "__main__"}),
     frozenset({"pipeline", "orchestrator", "flow"}),
-    frozenset({"progress", "testing", "runtime", "run", "blocking"}),
+    frozenset(
+        {"progress", "testing", "runtime", "run", "streams", "blocking", "request", "owned_runs"}
+    ),
     frozenset({"engine", "lanes", "storage"}),
-    frozenset({"result", "graph", "step", "context", "retry", "nested_map"}),
+    frozenset({"result", "gantt", "graph", "step", "context", "retry", "nested_map"}),
     frozenset(
         {
             "failure",
@@ -33,6 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "resources",
             "quantities",
             "accelerators",
+            "paper",
             "events",
             "errors",
         }

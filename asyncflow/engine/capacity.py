@@ -53,14 +53,11 @@ class Demand(NamedTuple):
         cpu_millis: thousandths of a CPU.
         memory_bytes: bytes of memory.
         gpu: GPUs, or None.
-        keys: names and weights, as `asyncflow.limits.normalise_limits` gives them: what is
-            counted is held until the release, tokens of a rate are used up by the grant.
     """
 
     cpu_millis: int = 0
     memory_bytes: int = 0
     gpu: GpuDemand | None = None
-    keys: tuple[tuple[str, int], ...] = ()
 
 
 class Device(NamedTuple):
@@ -100,13 +97,12 @@ class Reserve:
 
     def __init__(self) -> None:
         self._most: dict[GpuDemand | None, Demand] = {}
-        self.keys: dict[Hashable, int] | None = None
 
     def __iter__(self) -> Iterator[Demand]:
         return iter(self._most.values())
 
     def add(self, wanted: Demand) -> None:
-        """Leave enough for this request as well, its named keys apart."""
+        """Leave enough for this request as well."""
         most = self._most.get(wanted.gpu, wanted)
         self._most[wanted.gpu] = Demand(
             max(wanted.cpu_millis, most.cpu_millis),
@@ -114,28 +110,16 @@ class Reserve:
             wanted.gpu,
         )
 
-    def add_keys(self, wanted: Iterable[tuple[Hashable, int]]) -> None:
-        """Leave enough of some keys as well."""
-        self.keys = self.keys or {}
-        for key, weight in wanted:
-            self.keys[key] = max(weight, self.keys.get(key, 0))
 
-
-def demand_of(
-    requirements: ResourceRequirements | None,
-    *,
-    default_cpu_millis: int = 0,
-    keys: tuple[tuple[str, int], ...] = (),
-) -> Demand:
+def demand_of(requirements: ResourceRequirements | None, *, default_cpu_millis: int = 0) -> Demand:
     """Return what a step's requirements take from the account.
 
     Parameters:
         requirements: the step's, or its group's; None asks for nothing in particular.
         default_cpu_millis: thousandths of a CPU for a step that does not name its CPUs.
-        keys: the step's named limits, normalised.
     """
     if requirements is None:
-        return Demand(default_cpu_millis, keys=keys)
+        return Demand(default_cpu_millis)
     cpu, gpu = requirements.cpu_millis, requirements.gpu
     return Demand(
         default_cpu_millis if cpu is None else cpu,
@@ -143,7 +127,6 @@ def demand_of(
         None
         if gpu is None
         else GpuDemand(gpu.devices, gpu.micro_units, gpu.gpu_type, gpu.memory_bytes),
-        keys,
     )
 
 
@@ -158,7 +141,6 @@ class Lease:
         memory_bytes: bytes of memory.
         gpus: index of each device held and the millionths of it.
         gpu_ids: ids of the same devices, in the same order.
-        keys: names and weights of the named capacity held; tokens of a rate are never held.
         lent: whether its CPUs are back in the pool while the holder waits for its nest.
         released: whether it has ended.
     """
@@ -169,7 +151,6 @@ class Lease:
     memory_bytes: int
     gpus: tuple[tuple[int, int], ...] = ()
     gpu_ids: tuple[str, ...] = ()
-    keys: tuple[tuple[str, int], ...] = ()
     lent: bool = False
     released: bool = False
 

@@ -21,6 +21,7 @@ from asyncflow.step import Step
 __all__ = ["Bounds", "ItemCall", "ItemCalls", "Work"]
 
 _MAX_ABANDONED = 32
+_CANCELS_IN_A_TURN = 256
 _LOGGER = logging.getLogger("asyncflow")
 
 
@@ -70,7 +71,7 @@ class ItemCalls:
         finish: told of the last try of an item, once its value (or the exception in its
             place) is there.
         fail: told of the error that ends the stream.
-        ended: told after :meth:`stop` of each call that has ended.
+        ended: told of each call that ends after :meth:`stop`.
 
     Attributes:
         in_progress: calls that run or wait for their next try.
@@ -145,6 +146,9 @@ class ItemCalls:
 
     def _go_again(self, call: ItemCall) -> None:
         """The back-off is over."""
+        if self._stopping:
+            self._cancel(call)
+            return
         call.waiting = False
         call.timer = None
         self._go(call)
@@ -157,7 +161,7 @@ class ItemCalls:
             call.drop_timer()
         if call.abandoned:
             self._abandoned.discard(call)
-        elif call.error is None and not call.cancel_requested:
+        elif call.error is None and not call.cancel_requested and not self._stopping:
             self.in_progress.discard(call)
             self._finish(call)
         else:
@@ -249,14 +253,25 @@ class ItemCalls:
     def stop(self) -> None:
         """Cancel all calls in progress; they count as such until they have ended."""
         self._stopping = True
-        for call in tuple(self.in_progress):
-            if call.waiting:
-                call.drop_timer()
-                self.in_progress.discard(call)
-            elif not call.timed_out:  # else it was cancelled, and its grace is running
-                call.drop_timer()
-                call.cancel_requested = True
-                self._lane.cancel(call)
+        self._cancel_some(list(self.in_progress))
+
+    def _cancel_some(self, calls: list[ItemCall]) -> None:
+        """Cancel so many that they and their clean-up do not hold the loop, then the others."""
+        for _ in range(min(len(calls), _CANCELS_IN_A_TURN)):
+            self._cancel(calls.pop())
+        if calls:
+            self._loop.call_soon(self._cancel_some, calls)
+
+    def _cancel(self, call: ItemCall) -> None:
+        if call not in self.in_progress or call.timed_out:
+            return  # it has ended meanwhile, or was cancelled and its grace is running
+        call.drop_timer()
+        if call.waiting:
+            self.in_progress.discard(call)
+            self._ended()
+        else:
+            call.cancel_requested = True
+            self._lane.cancel(call)
 
     def give_up(self) -> None:
         """Go on without those that have ignored their cancel until now."""

@@ -10,14 +10,15 @@ from asyncflow.lanes.lane import Call
 
 __all__ = ["Pace"]
 
-TURN_SECONDS = 0.002
+# A turn has two of them: that of who starts calls, and that of who takes their results.
+TURN_SECONDS = 0.001
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 2048
 
 
 class Pace:
     """Tells who starts calls one after the other when to let the loop go round.
 
-    That is after about two milliseconds, *including the first steps of what was started*.
+    That is after about a millisecond, *including the first steps of what was started*.
     Where tasks do not start eagerly these steps are taken later, so it learns from the last
     batch how long they take, and bounds the next one. It also sees to tasks that somebody
     cancelled before their first step, which would never report.
@@ -69,7 +70,7 @@ class Pace:
                 self._inline.report_unstarted(call)
         if len(old) >= _SMALLEST_BATCH:
             each = max(old[-1].started - old[0].started, 1e-6) / len(old)
-            limit = min(int(TURN_SECONDS / 2 / each), 2 * self._limit, _LARGEST_BATCH)
+            limit = min(int(TURN_SECONDS / each), 2 * self._limit, _LARGEST_BATCH)
             self._limit = max(_SMALLEST_BATCH, limit)
         if self._old:
             self._loop.call_soon(self._look)

@@ -40,13 +40,13 @@ def common_name(names: Sequence[str]) -> str:
     """A name for all of them: what they begin with, if that is a word.
 
     Example:
-        >>> common_name(["align_ID0003", "align_ID0017"]), common_name(["a", "b"])
-        ('align', 'a, …')
+        >>> common_name(["align_ID0003", "align_ID0017"]), common_name(["left", "right"])
+        ('align', 'left, …')
     """
     if len(names) == 1:
         return names[0]
     stem = re.sub(r"[\W_]*(ID)?[\W_\d]*$", "", common_start(names))
-    if len(stem) < 2:
+    if not stem:
         return f"{names[0]}, …"
     return stem if len(stem) <= _LONGEST else f"{stem[:_LONGEST]}…"
 

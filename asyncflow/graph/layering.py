@@ -18,7 +18,7 @@ import msgspec
 __all__ = ["Block", "Layered", "Net", "Port", "Segment", "Wire", "lay_out_columns"]
 
 _SWEEPS = 12
-_LEAST_ROWS = 44
+_LEAST_ROWS = 30
 
 Port = tuple[int, float]
 

@@ -95,7 +95,7 @@ def _with_grid(
     blocks: Sequence[Block], main: Layout, joined: Sequence[int], alone: Sequence[int]
 ) -> Layout:
     """Blocks that nothing joins stand in rows below the others."""
-    cell = max(blocks[block].width for block in alone)
+    cell = max(blocks[block].width + blocks[block].tail for block in alone)
     room = max(
         main.width, 1.5 * math.sqrt(sum((cell + 16) * (blocks[b].height + 12) for b in alone))
     )
@@ -106,7 +106,8 @@ def _with_grid(
     for start in range(0, len(alone), across):
         row = alone[start : start + across]
         for column, block in enumerate(row):
-            places[block], widths[block] = (column * (cell + 16), top), cell
+            places[block] = (column * (cell + 16), top)
+            widths[block] = cell - blocks[block].tail
         top += max(blocks[block].height for block in row) + 12
     lines = [
         Line(

@@ -16,7 +16,7 @@ from asyncflow.states import NodeState
 __all__ = ["draw_svg"]
 
 _MARGIN = 20.0
-_NARROWEST = 380.0
+_NARROWEST, _MOST_LINE = 340.0, 700.0
 
 _NAME, _LABEL, _FRAME_TITLE = 12.0, 10.5, 11.0
 _MOST_NAME, _MOST_LABEL = 210.0, 130.0
@@ -202,7 +202,9 @@ class _Picture:
         return wires
 
     def draw(self) -> str:
-        width = max(self.layout.width + 2 * _MARGIN, _NARROWEST)
+        title = self.sketch.title
+        lines = max(text_width(line, _NAME) for line in (title.about, *title.remarks))
+        width = max(self.layout.width, _NARROWEST, min(lines, _MOST_LINE)) + 2 * _MARGIN
         self.top = self.paper.head(self.sketch.title, width)
         for number_, cell in enumerate(self.cells):
             if cell.frame.title:

@@ -27,7 +27,7 @@ async def descend(levels: int, context: StepContext) -> int:
         return 0
     others = [context.call(double, k, key=k) for k in range(7)]
     deeper = context.call(descend, levels - 1)
-    return 1 + (await asyncio.gather(deeper, *others))[0]
+    return 1 + int((await asyncio.gather(deeper, *others))[0])
 
 
 @virtual_time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -66,7 +67,8 @@ def make(tree: Tree, account: Account) -> Any:
         pairs = list(enumerate(zip(calls, tree.below, strict=True)))
         if tree.mapped:
             found = [
-                await context.map(call, [below], key=lambda _, k=k: k) for k, (call, below) in pairs
+                await context.map(call, [below], key=partial(_always, k))
+                for k, (call, below) in pairs
             ]
             values = [value for values in found for value in values]
         else:
@@ -74,11 +76,11 @@ def make(tree: Tree, account: Account) -> Any:
                 *(context.call(call, below, key=k) for k, (call, below) in pairs)
             )
         account.check()
-        return 1 + sum(values)
+        return 1 + int(sum(values))
 
     def of_thread(tree: Tree, context: StepContext) -> int:
         return 1 + sum(
-            context.call_sync(make(below, account), below, key=k)
+            int(context.call_sync(make(below, account), below, key=k))
             for k, below in enumerate(tree.below)
         )
 
@@ -98,3 +100,7 @@ def test_every_tree_of_nested_work_ends(tree: Tree, cpus: int, threads: int, win
             account.check_end()
 
     run_virtually(main())
+
+
+def _always(key: int, _: object) -> int:
+    return key

@@ -239,8 +239,9 @@ def test_what_nothing_else_fills_is_asked_of_the_run() -> None:
 def test_what_no_asset_and_no_params_fill_is_left_for_the_run_to_find() -> None:
     def use(url: str, limit: int = 10) -> None: ...
 
-    for options in ({"inputs": {"url": str}}, {"inputs": {}}, {"inputs": {"ulr": str}}):
-        graph = build(placed(step(use)), **options)
+    declared: list[dict[str, type]] = [{"url": str}, {}, {"ulr": str}]
+    for inputs in declared:
+        graph = build(placed(step(use)), inputs=inputs)
         assert graph.outside == {"url": (False, 0), "limit": (True, 0)}
 
 

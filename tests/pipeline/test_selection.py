@@ -121,6 +121,16 @@ async def test_targets_that_make_no_sense_are_refused(targets: Any, sentence: st
         await WHOLE.run({"path": "a"}, targets=targets)
 
 
+@virtual_time
+async def test_asking_for_what_is_not_in_the_part_says_so() -> None:
+    result = await WHOLE.run({"path": "a"}, targets=["page"])
+    for absent in ("score", "model", fit):
+        with pytest.raises(KeyError, match="the part that was run of pipeline 'whole'"):
+            result[absent]
+        with pytest.raises(KeyError):
+            result.get(absent)
+
+
 # ---------------------------------------------------------------------- given
 
 

@@ -32,7 +32,8 @@ async def fetch(url: str, client: Client) -> str:
 
 @step
 async def who(client: Any = "default") -> str:
-    return getattr(client, "name", client)
+    found: str = getattr(client, "name", client)
+    return found
 
 
 FETCH = Pipeline("fetch", [fetch])
@@ -89,7 +90,7 @@ async def test_a_service_fills_what_declared_inputs_leave_open() -> None:
     assert (await pipeline.run({"url": "u"}, services={"client": Client("mine")})).success
     with pytest.raises(
         GraphError,
-        match="parameter 'client' of step 'fetch' has no value: .* service or context",
+        match=r"parameter 'client' of step 'fetch' has no value: .* service or context",
     ):
         await pipeline.run({"url": "u"})
 
