@@ -6,12 +6,14 @@ from asyncflow.errors import (
     CapacityError,
     DependencyError,
     GraphError,
+    NestedDepthError,
     RunTimeout,
     StepCancelled,
     StepFailed,
     StepSkipped,
     StepTimeout,
 )
+from asyncflow.failure import RunFailure
 from asyncflow.graph.grouping import Group, StepGroup
 from asyncflow.pipeline.executor import ParallelExecutor
 from asyncflow.pipeline.parallel import parallel_map
@@ -21,8 +23,10 @@ from asyncflow.result import PipelineResult, StepResult
 from asyncflow.retry import Retry, RetryAfter
 from asyncflow.run import Run, RunningNode, RunSnapshot
 from asyncflow.runtime import Runtime
+from asyncflow.secret import Secret
 from asyncflow.states import NodeState, RunState
 from asyncflow.step import Step, step
+from asyncflow.streams import stream_map
 
 __version__ = "0.1.0"
 
@@ -34,6 +38,7 @@ __all__ = [
     "GrantedLease",
     "GraphError",
     "Group",
+    "NestedDepthError",
     "NodeAffinity",
     "NodeState",
     "ParallelExecutor",
@@ -43,11 +48,13 @@ __all__ = [
     "Retry",
     "RetryAfter",
     "Run",
+    "RunFailure",
     "RunSnapshot",
     "RunState",
     "RunTimeout",
     "RunningNode",
     "Runtime",
+    "Secret",
     "Step",
     "StepCancelled",
     "StepContext",
@@ -58,4 +65,5 @@ __all__ = [
     "StepTimeout",
     "parallel_map",
     "step",
+    "stream_map",
 ]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from asyncflow.errors import StepCancelled
+from asyncflow.nested_map import NestedMap, OnError
 
 __all__ = ["GrantedLease", "StepContext"]
+
+T = TypeVar("T")
 
 
 class GrantedLease(msgspec.Struct, frozen=True):
@@ -31,6 +36,15 @@ class AttemptControl(Protocol):
     def cancel_requested(self) -> bool: ...
 
     def report(self, done: float, total: float | None, message: str | None) -> None: ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    async def call_nested(
+        self, step: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any
+    ) -> Any: ...
+
+    async def run_nested(self, pipeline: Any, inputs: Any, key: Any) -> Any: ...
 
 
 class StepContext:
@@ -96,3 +110,79 @@ class StepContext:
         Cheap, and safe from any thread; of reports in quick succession the latest is shown.
         """
         self._control.report(done, total, message)
+
+    # -- nested work ---------------------------------------------------------------------
+
+    async def call(self, step: Any, *args: Any, key: Any = None, **kwargs: Any) -> Any:
+        """Run a step as a node of its own, below this one, and give its value.
+
+        It has its own retries, timeout, resources and events; while this step waits, its
+        CPUs are free for it. Its name is ``node/step`` or ``node/step[key]``.
+
+        Args:
+            step: a :class:`Step`.
+            args, kwargs: for its parameters; those left out are found by name.
+            key: tells calls of the same step apart; each needs one of its own.
+
+        Raises:
+            GraphError: the key was used already, or an argument is missing.
+            NestedDepthError: deeper than ``Runtime(max_nested_depth=…)``.
+            Exception: whatever the step raised in its last attempt.
+        """
+        return await self._control.call_nested(step, args, kwargs, key)
+
+    async def run(self, pipeline: Any, inputs: Any = None, *, key: Any = None) -> Any:
+        """Run a pipeline on this run's runtime and give its result."""
+        return await self._control.run_nested(pipeline, inputs, key)
+
+    def map(
+        self,
+        step: Any,
+        items: Iterable[Any],
+        *,
+        key: Callable[[Any], Any] | None = None,
+        concurrency: int | None = None,
+        ordered: bool = True,
+        on_error: OnError = "raise",
+        **constant: Any,
+    ) -> NestedMap:
+        """Call a step (or run a pipeline) for every item, several at a time.
+
+        Await it for the list of values in input order, or iterate over it (``async for``)
+        for ``(key, value)`` as they come.
+
+        Args:
+            step: a step, called with the item; or a pipeline, given the item as its inputs.
+            items: read one by one, as calls come free.
+            key: gives each item its key; left out, items that are text or whole numbers are
+                their own.
+            concurrency: how many calls at once; None for 100.
+            ordered: whether iterating gives them in input order.
+            on_error: ``"raise"`` cancels the others and raises the first error;
+                ``"yield"`` puts the exception in the value's place.
+            constant: further arguments, the same for all.
+        """
+        return NestedMap(self, step, items, key, concurrency, ordered, on_error, constant)
+
+    def call_sync(self, step: Any, *args: Any, key: Any = None, **kwargs: Any) -> Any:
+        """The blocking twin of :meth:`call`, for sync steps."""
+        return self._wait(self.call(step, *args, key=key, **kwargs))
+
+    def run_sync(self, pipeline: Any, inputs: Any = None, *, key: Any = None) -> Any:
+        """The blocking twin of :meth:`run`, for sync steps."""
+        return self._wait(self.run(pipeline, inputs, key=key))
+
+    def map_sync(self, step: Any, items: Iterable[Any], **options: Any) -> list[Any]:
+        """The blocking twin of awaiting :meth:`map`, for sync steps."""
+        return self._wait(self.map(step, items, **options).values())
+
+    def _wait(self, nested: Coroutine[Any, Any, T]) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run_coroutine_threadsafe(nested, self._control.loop).result()
+        nested.close()
+        raise RuntimeError(
+            f"step {self.node!r} runs on the event loop and would wait for itself; await call(), "
+            "run() or map() there"
+        )

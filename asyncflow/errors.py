@@ -5,6 +5,7 @@
     AsyncflowError
     ├── GraphError          a pipeline, its inputs or its wiring is wrong (also a ValueError)
     ├── CapacityError       the machine or runtime cannot give what a step asks for
+    ├── NestedDepthError    a nest is deeper than ``max_nested_depth``
     ├── RunTimeout          a run took longer than ``run(timeout=…)``
     └── StepFailed          a step raised
         ├── StepTimeout     an attempt ran longer than the step's timeout (also a TimeoutError)
@@ -25,6 +26,7 @@ __all__ = [
     "CapacityError",
     "DependencyError",
     "GraphError",
+    "NestedDepthError",
     "RunTimeout",
     "StepCancelled",
     "StepFailed",
@@ -77,6 +79,10 @@ class RunTimeout(AsyncflowError, TimeoutError):
         super().__init__(message)
         self.run_id = run_id
         self.timeout_seconds = timeout_seconds
+
+
+class NestedDepthError(AsyncflowError):
+    """A step nested deeper than the runtime's ``max_nested_depth``."""
 
 
 class StepFailed(AsyncflowError):

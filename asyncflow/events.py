@@ -16,6 +16,7 @@ from asyncflow.states import NodeState, RunState
 __all__ = [
     "Event",
     "Gap",
+    "MapExpanded",
     "NodeFinished",
     "NodeProgress",
     "NodeRetrying",
@@ -108,6 +109,12 @@ class NodeProgress(Event, frozen=True, kw_only=True):
     message: str | None = None
 
 
+class MapExpanded(Event, frozen=True, kw_only=True):
+    """A mapped node became ``elements`` nodes, one for each element of its asset."""
+
+    elements: int
+
+
 class Warned(Event, frozen=True, kw_only=True):
     """Something deserves attention but the run goes on."""
 
@@ -129,6 +136,7 @@ AnyEvent = (
     | NodeFinished
     | NodeRetrying
     | NodeProgress
+    | MapExpanded
     | Warned
     | Gap
 )

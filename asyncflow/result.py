@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
@@ -18,6 +18,9 @@ from asyncflow.errors import (
 )
 from asyncflow.states import NodeState, RunState
 from asyncflow.step import Step
+
+if TYPE_CHECKING:
+    from asyncflow.gantt import Bar
 
 __all__ = ["PipelineResult", "StepResult"]
 
@@ -89,6 +92,9 @@ class ResultSource(msgspec.Struct, frozen=True):
     counts: Callable[[], dict[NodeState, int]]
     failed: Callable[[], list[int]]
     durations: Callable[[], Iterable[tuple[float, int]]]
+    is_part: bool
+    states: Callable[[], dict[str, NodeState]]
+    bars: Callable[[], Iterable[Bar]]
 
 
 def _told_first(result: StepResult) -> int:
@@ -187,7 +193,7 @@ class PipelineResult:
             if source.kept(value) or name not in source.names:
                 return value, source.producers_of(number)
         if name not in source.names:
-            raise KeyError(f"pipeline {self.pipeline_name!r} has no asset or step {name!r}")
+            raise KeyError(f"{self._whole_or_part} has no asset or step {name!r}")
         index = source.names[name]
         return source.value_of_node(index), (index,)
 
@@ -203,7 +209,12 @@ class PipelineResult:
             return names[0]
         if names:
             raise KeyError(f"{key!r} stands under {len(names)} names; ask for one of {names[:5]}")
-        raise KeyError(f"{key!r} is no step of pipeline {self.pipeline_name!r}")
+        raise KeyError(f"{key!r} is no step of {self._whole_or_part}")
+
+    @property
+    def _whole_or_part(self) -> str:
+        part = "the part that was run of " if self._source.is_part else ""
+        return f"{part}pipeline {self.pipeline_name!r}"
 
     def _absence(self, name: str, nodes: tuple[int, ...]) -> StepFailed:
         results = [self._source.make(node) for node in nodes]
@@ -270,6 +281,23 @@ class PipelineResult:
     def counts(self) -> dict[NodeState, int]:
         """How many nodes ended in each state."""
         return self._source.counts()
+
+    def states(self) -> dict[str, NodeState]:
+        """The state each node ended in, by name."""
+        return self._source.states()
+
+    def gantt(self) -> str:
+        """The course of the run as SVG: what ran when, in which lane, and how it ended."""
+        # Here, because few programs draw.
+        from asyncflow.gantt import draw_gantt
+
+        return draw_gantt(
+            self.pipeline_name,
+            f"run {self.run_id} {self.state} in {self.duration_seconds:.3g} s",
+            self._source.bars(),
+            duration_seconds=self.duration_seconds,
+            counts=self.counts(),
+        )
 
     def summary(self) -> str:
         """A few lines for people: the counts, the slowest steps, and what went wrong."""

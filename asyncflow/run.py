@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,6 +20,9 @@ from asyncflow.graph.node import MISSING
 from asyncflow.graph.wiring import nearest
 from asyncflow.result import PipelineResult, ResultSource, StepResult
 from asyncflow.states import ABANDONED, FAILED, NODE_STATES, TIMED_OUT, NodeState, RunState
+
+if TYPE_CHECKING:
+    from asyncflow.gantt import Bar
 
 __all__ = ["Run", "RunSnapshot", "RunningNode"]
 
@@ -142,6 +146,10 @@ class Run:
             progress=self._record.progress.get(attempt.node),
         )
 
+    def states(self) -> dict[str, NodeState]:
+        """The state of each node at this moment, by name; elements of mapped nodes too."""
+        return node_states(self._record)
+
     def explain(self, node: str) -> str:
         """What a node does or waits for: which parent, which resource and who holds it, the
         window, a worker, a retry's delay.
@@ -241,6 +249,18 @@ class Run:
     def _time_out(self) -> None:
         self._scheduler.stopping.stop(self._record, RunState.CANCELLED, self._timeout_reason)
 
+    def log_failure_at_end(self) -> None:
+        """Log a failure though nobody may wait for the run."""
+        self._record.on_end.append(self._log_failure_soon)
+
+    def _log_failure_soon(self, record: RunRecord) -> None:
+        # In a turn of its own: what a log handler raises is no fault of the engine.
+        self._scheduler.loop.call_soon(log_failure, self.result_now())
+
+    def call_at_end(self, call: Callable[[str], None]) -> None:
+        """Have something called with the run id when the run ends."""
+        self._record.on_end.append(lambda record: call(record.run_id))
+
     def _ended(self, record: RunRecord) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -257,6 +277,36 @@ def _durations(record: RunRecord) -> Iterator[tuple[float, int]]:
     for index, (began, ended) in enumerate(zip(record.started, record.finished, strict=True)):
         if began:
             yield max(0.0, ended - began), index
+
+
+def node_states(record: RunRecord) -> dict[str, NodeState]:
+    """The state of each node by name."""
+    states = map(NODE_STATES.__getitem__, record.states)
+    return {node.name: state for node, state in zip(record.graph.nodes, states, strict=True)}
+
+
+def _bars(record: RunRecord) -> Iterator[Bar]:
+    """The nodes that ran, for a chart of the run."""
+    from asyncflow.gantt import Bar
+
+    graph = record.graph
+    units, origin = graph.units, record.began_at
+    for index, (began, ended) in enumerate(zip(record.started, record.finished, strict=True)):
+        if not began:
+            continue
+        node, unit = graph.nodes[index], units.of_node[index]
+        yield Bar(
+            name=node.name,
+            step=node.step.name,
+            state=record.state_of(index),
+            start_seconds=began - origin,
+            end_seconds=max(began, ended) - origin,
+            lane="inline" if node.step.is_coroutine else units.lanes[unit],
+            worker=record.workers.get(index, ""),
+            group=units.groups[unit].group_name if unit in units.groups else "",
+            attempts=record.attempts_of(index),
+            queued_seconds=max(0.0, began - record.ready_at(index)),
+        )
 
 
 def log_failure(result: PipelineResult) -> None:
@@ -290,6 +340,9 @@ def make_result(record: RunRecord) -> PipelineResult:
             counts=lambda: state_counts(record),
             failed=lambda: sorted(i for i in record.errors if record.states[i] in _BROKEN),
             durations=lambda: _durations(record),
+            is_part=bool(graph.absent),
+            states=lambda: node_states(record),
+            bars=lambda: _bars(record),
         ),
     )
 

@@ -4,33 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from random import Random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
 
 from asyncflow.engine.admission import Admission, Machine, admit
-from asyncflow.engine.capacity import Capacity
+from asyncflow.engine.attempt import Attempt
+from asyncflow.engine.bus import Overflow, RuntimeBus, Subscription
+from asyncflow.engine.capacity import Capacity, Demand, demand_of
 from asyncflow.engine.limiter import Limiter
 from asyncflow.engine.record import RunRecord
+from asyncflow.engine.remaining import ordering
 from asyncflow.engine.scheduler import Scheduler
+from asyncflow.engine.settings import expected_seconds_of, grace_seconds_of, services_of
+from asyncflow.engine.surroundings import clock_of, new_run_id, surroundings_of
 from asyncflow.errors import CapacityError, GraphError
 from asyncflow.graph.graph import Graph
-from asyncflow.lanes.inline import InlineLane
-from asyncflow.lanes.thread import ThreadLane
+from asyncflow.graph.outside import outside_values
+from asyncflow.lanes.lane import CURRENT
+from asyncflow.owned_runs import OwnedRuns
 from asyncflow.quantities import at_least_one, parse_bytes, parse_cpu
-from asyncflow.run import Run
+from asyncflow.request import FailurePolicy, RunRequest, Startable
+from asyncflow.resources import ResourceRequirements
+from asyncflow.result import PipelineResult
+from asyncflow.run import Run, log_failure
 from asyncflow.states import RunState
 
-__all__ = ["FailurePolicy", "Runtime"]
+__all__ = [
+    "FailurePolicy",
+    "RunRequest",
+    "Runtime",
+    "Startable",
+    "ambient_runtime",
+    "new_run_id",
+]
 
 DEFAULT_THREADS = 40
 
 Oversized = Literal["clamp", "error"]
-FailurePolicy = Literal["fail_fast", "collect_all"]
+
+
+_AMBIENT: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar(
+    "asyncflow_runtime", default=None
+)
+
+_RUN: contextvars.ContextVar[RunRecord | None] = contextvars.ContextVar(
+    "asyncflow_run", default=None
+)
+
+
+def ambient_runtime() -> Runtime | None:
+    """The innermost runtime entered around the caller, or that of the run it is part of.
+
+    None where there is none, or it belongs to another event loop.
+    """
+    runtime = _AMBIENT.get()
+    return runtime if runtime is not None and runtime.is_usable_here() else None
 
 
 class Runtime:
@@ -51,8 +80,14 @@ class Runtime:
             above the machine is always refused.
         labels: labels of this machine, for ``NodeAffinity(required=…)``.
         taints: taints of this machine, which steps must tolerate.
+        services: live objects (clients, pools) that parameters of any run find by name.
+        expected_seconds: how long steps take, by the name of a node or of its step, as an
+            earlier result may have told. Ready units with the longest path still to go start
+            first then; without it they start in the order in which they became ready.
         grace_seconds: how long a cancelled step may take to clean up before it is abandoned.
         max_abandoned: a run with more abandoned steps than this fails.
+        max_finished_runs: how many runs that have ended :meth:`get` still finds.
+        max_nested_depth: how deep steps may nest calls and runs.
 
     Raises:
         ValueError, TypeError: a number makes no sense.
@@ -81,8 +116,12 @@ class Runtime:
         oversized: Oversized = "clamp",
         labels: Mapping[str, str] | None = None,
         taints: Sequence[str] = (),
+        services: Mapping[str, Any] | None = None,
+        expected_seconds: Mapping[str, float] | None = None,
         grace_seconds: float = 2.0,
         max_abandoned: int = 32,
+        max_finished_runs: int = 100,
+        max_nested_depth: int = 32,
     ) -> None:
         if oversized not in ("clamp", "error"):
             raise ValueError(f"oversized is 'clamp' or 'error', not {oversized!r}")
@@ -100,8 +139,14 @@ class Runtime:
         self._oversized = oversized
         self._labels = dict(labels or {})
         self._taints = tuple(taints)
-        self._grace_seconds = _grace(grace_seconds)
+        self._grace_seconds = grace_seconds_of(grace_seconds)
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
+        self._max_nested_depth = at_least_one("max_nested_depth", max_nested_depth)
+        self._services = services_of(services)
+        self._expected_seconds = expected_seconds_of(expected_seconds)
+        self._runs = OwnedRuns(at_least_one("max_finished_runs", max_finished_runs))
+        self._bus: RuntimeBus | None = None
+        self._ambient: contextvars.Token[Runtime | None] | None = None
         self._scheduler: Scheduler | None = None
         self._limiter: Limiter | None = None
         self._closed = False
@@ -109,38 +154,61 @@ class Runtime:
     # -- lifetime ------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        self.open()
+        self._ambient = _AMBIENT.set(self)
+        return self
+
+    def open(self) -> None:
+        """Enter without becoming the ambient runtime, as the private one of a single run."""
         if self._scheduler is not None or self._closed:
             raise RuntimeError("a Runtime is entered once; make another one")
         loop = asyncio.get_running_loop()
         clock = clock_of(loop)
+        surroundings = surroundings_of(loop)
         self._scheduler = Scheduler(
             loop,
             clock,
             limiter=self._get_limiter,
-            lanes={
-                "inline": InlineLane(loop, clock),
-                "thread": ThreadLane(loop, clock, max_threads=self.max_threads),
-            },
+            lanes=surroundings.lanes(loop, clock, max_threads=self.max_threads),
             max_concurrency=self.max_concurrency,
             grace_seconds=self._grace_seconds,
             max_abandoned=self._max_abandoned,
-            random=Random(),
+            max_nested_depth=self._max_nested_depth,
+            demand_of=self._demand_of,
+            random=surroundings.random(),
         )
-        return self
+        scheduler = self._scheduler
+        self._bus = RuntimeBus(clock, lambda: (run.bus for run in scheduler.runs.values()))
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._ambient is not None and _AMBIENT.get() is self:
+            # Not reset(token): a fixture may leave in another context than it entered.
+            before = self._ambient.old_value
+            _AMBIENT.set(before if isinstance(before, Runtime) else None)
+        await self.aclose(drain_seconds=30 if kind is None else 0)
 
-    async def aclose(self) -> None:
-        """Cancel the runs that are left, wait for them, and end the threads."""
+    async def aclose(self, drain_seconds: float = 30) -> None:
+        """Take no more runs, give those in progress time to end, then cancel them.
+
+        Being cancelled meanwhile cuts that time short; the runs are cancelled and waited for
+        all the same.
+
+        Args:
+            drain_seconds: how long runs in progress may go on.
+        """
         scheduler = self._scheduler
         if scheduler is None or self._closed:
             return
         self._closed = True
+        cancelled: asyncio.CancelledError | None = None
+        if drain_seconds > 0 and scheduler.runs:
+            try:
+                await self._drain(scheduler, drain_seconds)
+            except asyncio.CancelledError as error:
+                cancelled = error
         records = list(scheduler.runs.values())
         for record in records:
             scheduler.stopping.stop(record, RunState.CANCELLED, "the runtime was closed")
-        cancelled: asyncio.CancelledError | None = None
         for record in records:
             try:
                 await Run(scheduler, record).wait_shielded()
@@ -148,8 +216,19 @@ class Runtime:
                 cancelled = error
         for lane in scheduler.lanes.values():
             lane.close()
+        if self._bus is not None:
+            self._bus.close()
         if cancelled is not None:
             raise cancelled
+
+    async def _drain(self, scheduler: Scheduler, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                # Runs that are in progress may begin others, nested in them.
+                while scheduler.runs:
+                    await Run(scheduler, next(iter(scheduler.runs.values()))).wait()
+        except TimeoutError:
+            return
 
     def _get_limiter(self) -> Limiter:
         if self._limiter is None:
@@ -170,42 +249,203 @@ class Runtime:
 
     # -- runs ----------------------------------------------------------------------------
 
+    async def start(self, pipeline: Startable, *args: Any, **options: Any) -> Run:
+        """Start a run that this runtime owns: it goes on when the caller goes away.
+
+        Args:
+            pipeline: what to run.
+            args, options: those of ``pipeline.run``, without ``runtime`` and ``progress``.
+
+        Raises:
+            GraphError, CapacityError: as ``pipeline.run``.
+
+        Example::
+
+            run = await runtime.start(pipeline, {"url": url})
+            ...
+            result = await runtime.get(run.id).result()
+        """
+        run = self.launch(await pipeline.request(*args, **options))
+        run.log_failure_at_end()
+        self._runs.own(run)
+        return run
+
+    def get(self, run_id: str) -> Run:
+        """The run of that id: one that is in progress, or one of the last that ended.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._runs[run_id]
+
+    def runs(self, state: RunState | str | None = None) -> list[Run]:
+        """The runs in progress, and the last ``max_finished_runs`` of its own that ended.
+
+        Args:
+            state: only those in this state.
+
+        Raises:
+            ValueError: there is no such state.
+        """
+        if state is not None and state not in list(RunState):
+            states = ", ".join(repr(str(known)) for known in RunState)
+            raise ValueError(f"runs(state=…) takes one of {states}, got {state!r}")
+        return [run for run in self._runs if state is None or run.state == state]
+
+    def events(self, *, buffer: int = 1024, overflow: Overflow = "drop_oldest") -> Subscription:
+        """The events of all runs from now on, as :meth:`Run.events` gives those of one.
+
+        ``sequence`` counts the events of a run, so look at ``run_id`` too.
+        """
+        self._entered()
+        assert self._bus is not None
+        return self._bus.subscribe(0, buffer, overflow)
+
+    @asynccontextmanager
+    async def running(
+        self, request: RunRequest, *, within: tuple[Attempt | None, int] | None = None
+    ) -> AsyncIterator[Run]:
+        """A run for the length of a block: left normally it is waited for, else cancelled.
+
+        Asked for by a step, it is part of that step's nest.
+        """
+        if within is not None:
+            async with self._running(request, within) as run:
+                yield run
+            return
+        nesting = self._entered().nesting
+        caller, record = self._caller(), self._calling_run()
+        if caller is not None:
+            depth = nesting.depth_below(caller)
+            nesting.enter(caller)
+        elif record is not None:
+            depth = nesting.check_depth(record.depth + 1, f"a step of run {record.run_id!r}")
+            nesting.enter_unknown()
+        else:
+            depth = 0
+        try:
+            async with self._running(request, (caller, depth)) as run:
+                yield run
+        finally:
+            if caller is not None:
+                await nesting.leave(caller)
+            elif record is not None:
+                nesting.leave_unknown()
+
+    @asynccontextmanager
+    async def _running(
+        self, request: RunRequest, within: tuple[Attempt | None, int]
+    ) -> AsyncIterator[Run]:
+        run = self.launch(request, within=within)
+        try:
+            yield run
+            await run.wait()
+        except BaseException as error:
+            run.cancel_nowait(_reason(error))
+            await run.wait_shielded()
+            raise
+        finally:
+            log_failure(run.result_now())
+
+    def _calling_run(self) -> RunRecord | None:
+        """The run, of this runtime, of whose step the caller is a part."""
+        record = _RUN.get()
+        if record is None or self._scheduler is None:
+            return None
+        return record if self._scheduler.runs.get(record.run_id) is record else None
+
+    def _caller(self) -> Attempt | None:
+        """The attempt of one of this runtime's steps that asks for something, if one does."""
+        call = CURRENT.get()
+        if not isinstance(call, Attempt) or call.finished or self._scheduler is None:
+            return None
+        return call if self._scheduler.runs.get(call.run.run_id) is call.run else None
+
+    def _entered_or_closing(self) -> Scheduler:
+        """The scheduler, also while the runtime is being closed: steps still run then."""
+        assert self._scheduler is not None
+        return self._scheduler
+
+    async def _run_nested(
+        self, pipeline: Startable, inputs: Any, attempt: Attempt, depth: int
+    ) -> PipelineResult:
+        request = await pipeline.request(inputs)
+        async with self.running(request, within=(attempt, depth)) as run:
+            return await run.result()
+
     def launch(
-        self,
-        graph: Graph,
-        outside: Mapping[str, Any],
-        *,
-        run_id: str | None,
-        failure_policy: FailurePolicy,
-        timeout: float | None,
-        max_workers: int | None,
+        self, request: RunRequest, *, within: tuple[Attempt | None, int] | None = None
     ) -> Run:
         """Admit a run and hand it to the scheduler; it begins in the loop's next turn.
 
+        Args:
+            request: what to run.
+            within: the attempt whose nest it is part of, and how deep.
+
         Raises:
             CapacityError: a step asks for what this runtime can never grant.
-            GraphError: the run id is in use.
+            GraphError: an input or a service is wrong, or the run id is in use.
         """
-        scheduler = self._entered()
-        run_id = new_run_id() if run_id is None else run_id
+        # What is nested in a run belongs to it, and a run in progress may end before the close.
+        nested = within is not None and within[0] is not None
+        scheduler = self._entered_or_closing() if nested else self._entered()
+        graph = request.graph
+        surroundings = surroundings_of(scheduler.loop)
+        run_id = surroundings.new_run_id() if request.run_id is None else request.run_id
         if run_id in scheduler.runs:
             raise GraphError(f"a run {run_id!r} is in progress in this runtime; choose another id")
-        record = RunRecord(
-            graph, run_id, outside, contextvars.copy_context(), failure_policy, scheduler.clock
-        )
-        record.max_workers = max_workers
-        if graph.units.resources or self._taints:
-            admission = self.check(graph)
-            if admission.refusals:
-                faults = [f"step {name!r}: {why}" for name, why in admission.refusals.items()]
-                raise CapacityError(f"pipeline {graph.name!r} cannot run here: {' '.join(faults)}")
-            record.demands = admission.demands
-            record.warnings = [f"step {name!r}: {why}" for name, why in admission.clamped.items()]
+        outside = outside_values(graph, request.inputs, request.services, self._services)
+        context = contextvars.copy_context()
+        context.run(_AMBIENT.set, self)
+        context.run(CURRENT.set, None)
+        record = RunRecord(graph, run_id, outside, context, request.failure_policy, scheduler.clock)
+        record.max_workers = request.max_workers
+        context.run(_RUN.set, record)
+        record.launch_nested = self._run_nested
+        if within is not None:
+            record.parent, record.depth = within
+        record.bus.wall_clock = surroundings.wall_clock
+        if self._expected_seconds or surroundings.tie is not None:
+            record.ordering = ordering(record, self._expected_seconds, surroundings.tie)
+        for name, value in request.given.items():
+            record.values[graph.assets[name]] = value
+        self._admit(record)
         run = Run(scheduler, record)
-        if timeout is not None:
-            run.set_timeout(timeout)
+        if request.timeout_seconds is not None:
+            run.set_timeout(request.timeout_seconds)
+        self._runs.add(run)
+        assert self._bus is not None
+        self._bus.welcome(record.bus)
         scheduler.add(record)
+        surroundings.launched(record)
         return run
+
+    def _admit(self, record: RunRecord) -> None:
+        graph = record.graph
+        if not graph.units.resources and not self._taints:
+            return
+        admission = self.check(graph)
+        if admission.refusals:
+            faults = [f"step {name!r}: {why}" for name, why in admission.refusals.items()]
+            raise CapacityError(f"pipeline {graph.name!r} cannot run here: {' '.join(faults)}")
+        record.demands = admission.demands
+        record.warnings = [f"step {name!r}: {why}" for name, why in admission.clamped.items()]
+
+    def _demand_of(self, requirements: ResourceRequirements, name: str) -> Demand:
+        """What requirements take.
+
+        Raises:
+            CapacityError: they can never be granted.
+        """
+        limiter = self._get_limiter()
+        wanted = demand_of(requirements)
+        demand = limiter.clamped(wanted)
+        refusal = limiter.refusal(demand)
+        if refusal is None and demand != wanted and self._oversized == "error":
+            refusal = limiter.refusal(wanted)
+        if refusal is not None:
+            raise CapacityError(f"nested step {name!r}: {refusal}")
+        return demand
 
     def check(self, graph: Graph) -> Admission:
         """Which requests of a graph this runtime would clamp or refuse."""
@@ -213,6 +453,16 @@ class Runtime:
             self._get_limiter(), self._labels, self._taints, self._oversized == "error"
         )
         return admit(graph, machine)
+
+    def is_usable_here(self) -> bool:
+        """Whether it is entered, open, and of the running event loop."""
+        scheduler = self._scheduler
+        if scheduler is None or self._closed:
+            return False
+        try:
+            return scheduler.loop is asyncio.get_running_loop()
+        except RuntimeError:  # no loop runs in this thread
+            return False
 
     def _entered(self) -> Scheduler:
         if self._scheduler is None:
@@ -229,23 +479,7 @@ class Runtime:
         return self._scheduler
 
 
-def _grace(seconds: Any) -> float:
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    # Rules out infinity and NaN, and whole numbers too large for a float.
-    if number and 0 <= seconds <= sys.float_info.max:
-        return float(seconds)
-    raise ValueError(f"grace_seconds takes finite seconds of 0 or more, got {seconds!r}")
-
-
-def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
-    """Seconds on the loop's clock, by the shortest way.
-
-    A virtual loop has a clock of its own; the usual one only wraps ``time.monotonic``.
-    """
-    usual = getattr(type(loop), "time", None) is asyncio.BaseEventLoop.time
-    return time.monotonic if usual else loop.time
-
-
-def new_run_id() -> str:
-    """A run id nobody has: the UTC time and a random part."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.urandom(4).hex()}"
+def _reason(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "the task that awaits the run was cancelled"
+    return f"the block that started the run raised {type(error).__name__}"

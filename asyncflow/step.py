@@ -15,6 +15,7 @@ import msgspec
 
 from asyncflow.context import StepContext
 from asyncflow.errors import GraphError
+from asyncflow.failure import RunFailure
 from asyncflow.resources import ResourceRequirements
 from asyncflow.retry import NEVER, Retry
 
@@ -24,6 +25,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LaneName = Literal["inline", "thread"]
+When = Literal["success", "failure", "always"]
 LANES: tuple[str, ...] = ("inline", "thread")
 
 Inputs = Iterable[str] | Mapping[str, str | Iterable[str]]
@@ -41,6 +43,7 @@ class StepOptions(TypedDict, total=False):
     retry: int | Retry
     timeout: float | timedelta | None
     condition: Condition | None
+    when: When
     lane: LaneName | None
     tags: Iterable[str]
 
@@ -52,6 +55,7 @@ class Parameter(msgspec.Struct, frozen=True):
     kind: Any
     default: Any
     wants_context: bool
+    wants_failure: bool = False
 
     @property
     def has_default(self) -> bool:
@@ -82,6 +86,7 @@ class Step(Generic[P, R]):
         "retry",
         "tags",
         "timeout",
+        "when",
     )
 
     def __init__(self, func: Callable[P, R], **options: Unpack[StepOptions]) -> None:
@@ -106,6 +111,7 @@ class Step(Generic[P, R]):
         self.retry = self._checked("retry", Retry.of, options.get("retry", NEVER))
         self.timeout = self._checked("timeout", seconds_of, options.get("timeout"))
         self.condition = self._checked("condition", _condition_of, options.get("condition"))
+        self.when = self._checked("when", _when_of, options.get("when", "success"))
         self.lane = self._checked("lane", _lane_of, options.get("lane"))
         self.tags = self._checked("tags", _tags_of, options.get("tags", ()))
         functools.update_wrapper(self, func, updated=())
@@ -223,6 +229,9 @@ def step(func: Any = None, /, **options: Any) -> Any:
         timeout: seconds (or a timedelta) that one attempt may take, from its start.
         condition: a callable, sync or async, that takes by name any inputs, params and
             context; when it gives false the node is skipped.
+        when: ``"success"``; or ``"failure"`` or ``"always"`` for clean-up and alert steps, which
+            run when all above them is over, also when the run has failed or was cancelled;
+            without inputs and ``after`` they come at the end.
         lane: ``"inline"`` (on the event loop) or ``"thread"``. Left out, coroutine
             functions run inline and others in a thread.
         tags: words of your own, shown in plans.
@@ -326,6 +335,13 @@ def _condition_of(value: Any) -> Condition | None:
     return cast("Condition | None", value)
 
 
+def _when_of(value: Any) -> When:
+    if value not in ("success", "failure", "always"):
+        raise ValueError(f"is 'success', 'failure' or 'always', not {value!r}")
+    when: When = value
+    return when
+
+
 def _lane_of(value: Any) -> str | None:
     if value is not None and value not in LANES:
         raise ValueError(f"there is no lane {value!r}; the lanes are {' and '.join(LANES)}")
@@ -359,16 +375,24 @@ def parameters_of(func: Callable[..., Any]) -> tuple[Parameter, ...]:
             Parameter("args", inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.empty, False),
         )
     return tuple(
-        Parameter(p.name, p.kind, p.default, _is_context(p.annotation))
+        Parameter(
+            p.name,
+            p.kind,
+            p.default,
+            _is(StepContext, p.annotation),
+            _is(RunFailure, p.annotation),
+        )
         for p in signature.parameters.values()
     )
 
 
-def _is_context(annotation: Any) -> bool:
+def _is(wanted: type[Any], annotation: Any) -> bool:
+    """Whether an annotation says ``wanted``, or that or None."""
     if isinstance(annotation, str):
         # Written as text, or under ``from __future__ import annotations``.
-        return annotation.replace(" ", "").removesuffix("|None").split(".")[-1] == "StepContext"
-    return annotation is StepContext or annotation == (StepContext | None)
+        name: str = annotation.replace(" ", "").removesuffix("|None").split(".")[-1]
+        return name == wanted.__name__
+    return bool(annotation is wanted or annotation == (wanted | None))
 
 
 def _name_of(func: Any) -> str:

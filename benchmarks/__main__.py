@@ -20,9 +20,11 @@ from benchmarks.coroutines import (
 )
 from benchmarks.hold_up import measure_hold_up
 from benchmarks.importing import measure_import
+from benchmarks.makespan import measure_makespan
 from benchmarks.report import Row, as_json, as_table
 from benchmarks.resident import measure_resident
 from benchmarks.sampling import FULL, QUICK, Scale
+from benchmarks.streams import measure_stream
 from benchmarks.thread_lane import measure_thread_lane
 
 MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
@@ -33,8 +35,10 @@ MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
     "hold-up": measure_hold_up,
     "sleeps": measure_sleeps,
     "thread-lane": measure_thread_lane,
+    "stream": measure_stream,
     "resident": measure_resident,
     "building": measure_building,
+    "makespan": measure_makespan,
     "import": measure_import,
 }
 

@@ -21,10 +21,25 @@ PACKAGE = ROOT / "asyncflow"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli", "web", "__main__"}),
     frozenset({"pipeline", "orchestrator", "flow"}),
-    frozenset({"progress", "testing", "runtime", "run", "blocking"}),
+    frozenset(
+        {"progress", "testing", "runtime", "run", "streams", "blocking", "request", "owned_runs"}
+    ),
     frozenset({"engine", "lanes", "storage"}),
-    frozenset({"result", "graph", "step", "context", "retry"}),
-    frozenset({"states", "resources", "quantities", "accelerators", "events", "errors"}),
+    frozenset({"result", "gantt", "graph", "step", "context", "retry", "nested_map"}),
+    frozenset(
+        {
+            "failure",
+            "secret",
+            "limits",
+            "states",
+            "resources",
+            "quantities",
+            "accelerators",
+            "paper",
+            "events",
+            "errors",
+        }
+    ),
 )
 
 # Within a layer: who may not import whom, part or module.

@@ -337,10 +337,10 @@ BUILDS = {
         "say inputs=['load']",
     ),
     "a_parameter_that_nothing_fills": Wrong(
-        lambda: pipeline(fetch, inputs=["depth"]).build(),
+        lambda: pipeline(fetch, inputs=["depth"]).run({"depth": 1}),
         "'fetch'",
-        "'url' of step 'fetch' is filled by nothing",
-        "add it to the pipeline's inputs=, or give it a default",
+        "'url' of step 'fetch' has no value: no asset, params, run input, service or context",
+        "pass inputs={'url': …} or services={'url': …}",
     ),
     "an_output_that_nothing_makes": Wrong(
         lambda: pipeline(load, outputs=["weights"]).build(),

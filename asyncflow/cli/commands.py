@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +17,7 @@ from asyncflow.cli.attended import Order, attend, make_runtime, tell
 from asyncflow.cli.endings import ExitCode, end, log_to_stderr, sentences
 from asyncflow.cli.event_stream import claim_stdout
 from asyncflow.cli.inputs import parse_inputs
+from asyncflow.cli.pictures import Pictures
 from asyncflow.cli.target import load_pipeline
 from asyncflow.progress import shown
 
@@ -48,6 +51,7 @@ class Drawing(StrEnum):
     TEXT = "text"
     MERMAID = "mermaid"
     DOT = "dot"
+    SVG = "svg"
 
 
 Target = Annotated[
@@ -115,6 +119,13 @@ def run(
         EventFormat | None,
         typer.Option(help="Write each event to standard output; all else goes to standard error."),
     ] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the pipeline with the states of its steps."),
+    ] = None,
+    gantt: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw what ran when, as an SVG.")
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Show no progress, and nothing after a success.")
     ] = False,
@@ -129,6 +140,8 @@ def run(
     with sentences(traceback):
         # On a terminal the events are what there is to see.
         progress = not quiet and not (events and sys.stdout.isatty())
+        pictures = Pictures(svg, gantt)
+        pictures.check()
         descriptor = None if events is None else claim_stdout()
         pipeline = load_pipeline(target)
         log_to_stderr("log_failure", *(["log_advice"] if progress else []))
@@ -145,7 +158,8 @@ def run(
         )
         ending = run_blocking(lambda: attend(order), "asyncflow run")
     tell(ending, quiet=quiet, with_traceback=traceback)
-    end(ending.exit_code, ending.abandoned)
+    complete = pictures.write(pipeline, ending.result)
+    end(ending.exit_code or (ExitCode.SUCCESS if complete else ExitCode.FAILED), ending.abandoned)
 
 
 @app.command()
@@ -180,4 +194,20 @@ def graph(
         pipeline = load_pipeline(target)
         log_to_stderr()
         drawn = pipeline.visualize(format.value)
-    typer.echo(shown(drawn, lines=True))
+    # A drawing is text of many lines, and an SVG has nothing that a terminal would obey.
+    typer.echo(drawn.rstrip("\n") if format is Drawing.SVG else shown(drawn, lines=True))
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Write it as JSON.")] = False,
+) -> None:
+    """Show what this machine and environment offer, and what a Runtime() will use of it."""
+    # Here, because it looks into installed packages, which no other command needs to do.
+    from asyncflow.cli.doctor import examine
+
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        typer.echo(shown(found.as_text(), lines=True))

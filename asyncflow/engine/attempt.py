@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from asyncflow.context import GrantedLease, StepContext
 from asyncflow.lanes.lane import Call
+from asyncflow.step import Step
 
 if TYPE_CHECKING:
     from asyncflow.engine.limiter import Lease
@@ -44,7 +46,8 @@ class Attempt(Call, eq=False):
     ``position`` is the node's place among the members of its unit. ``lease``, ``worker``
     and ``capped`` (it counts against the run's ``max_workers``) belong to the unit and go
     on to the attempt that follows. ``gated``: its condition was found true.
-    ``alone``: started by the shortest way, see :attr:`Graph.alone`.
+    ``waits``: for how many pieces of its nest it is waiting; ``nest``: the nested nodes it
+    asked for that have not ended. ``alone``: started by the shortest way, see :attr:`Graph.alone`.
     """
 
     run: RunRecord = None  # type: ignore[assignment]
@@ -64,7 +67,31 @@ class Attempt(Call, eq=False):
     worker_lane: str = ""
     capped: bool = False
     previous_error: BaseException | None = None
+    waits: int = 0
+    nest: dict[int, None] | None = None
     progress: tuple[float, float | None, str | None] | None = None
+
+    async def call_nested(
+        self, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], key: Any
+    ) -> Any:
+        """Run a step as a nested node of this attempt's."""
+        assert self.run.nesting is not None
+        return await self.run.nesting.call(self, step, args, kwargs, key)
+
+    async def run_nested(self, pipeline: Any, inputs: Mapping[str, Any] | None, key: Any) -> Any:
+        """Run a pipeline nested in this attempt."""
+        assert self.run.nesting is not None
+
+        async def launch(depth: int) -> Any:
+            return await self.run.launch_nested(pipeline, inputs, self, depth)
+
+        return await self.run.nesting.run(self, pipeline.name, key, launch)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that this attempt's run belongs to."""
+        assert self.run.nesting is not None
+        return self.run.nesting.loop
 
     def report(self, done: float, total: float | None, message: str | None) -> None:
         """Keep the latest progress and see that it is published; from any thread."""
@@ -80,6 +107,9 @@ def make_context(attempt: Attempt) -> StepContext:
     granted = GrantedLease()
     if lease is not None:
         granted = GrantedLease(lease.cpu_millis / 1000, lease.memory_bytes, lease.gpu_ids)
+    elif run.nested and attempt.node in run.nested:
+        # What its parent holds is there for its nest.
+        granted = make_context(run.nested[attempt.node].parent).lease
     return StepContext(
         run_id=run.run_id,
         node=attempt.name,

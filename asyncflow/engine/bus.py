@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
 from asyncflow.events import Event, Gap
 from asyncflow.quantities import at_least_one
 
-__all__ = ["EventBus", "Overflow", "Subscription"]
+__all__ = ["EventBus", "Overflow", "RuntimeBus", "Subscription"]
 
 Overflow = Literal["drop_oldest", "close"]
 
@@ -26,10 +26,12 @@ class EventBus:
     def __init__(self, run_id: str, clock: Callable[[], float]) -> None:
         self.run_id = run_id
         self.clock = clock
+        self.wall_clock = time.time
         self.sequence = 0
         self.listening = False
         self.closed = False
         self._subscriptions: list[Subscription] = []
+        self._guests: list[Subscription] = []  # cursors over all runs; they outlive this bus
 
     def publish(self, kind: type[Event], **fields: Any) -> None:
         """Number an event and, if somebody listens, build and hand out its record."""
@@ -39,11 +41,11 @@ class EventBus:
         event = kind(
             sequence=self.sequence,
             run_id=self.run_id,
-            wall_time=time.time(),
+            wall_time=self.wall_clock(),
             monotonic_seconds=self.clock(),
             **fields,
         )
-        for subscription in tuple(self._subscriptions):  # one that overflows leaves
+        for subscription in (*self._subscriptions, *self._guests):  # one that overflows leaves
             subscription.put(event)
 
     def count(self, events: int) -> None:
@@ -64,7 +66,21 @@ class EventBus:
         """Forget a subscriber; a second time does nothing."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
-        self.listening = bool(self._subscriptions)
+        self._look_who_listens()
+
+    def _look_who_listens(self) -> None:
+        self.listening = bool(self._subscriptions or self._guests)
+
+    def admit(self, guest: Subscription) -> None:
+        """Let a cursor over all runs see this one."""
+        self._guests.append(guest)
+        self.listening = True
+
+    def dismiss(self, guest: Subscription) -> None:
+        """Undo :meth:`admit`."""
+        if guest in self._guests:
+            self._guests.remove(guest)
+        self._look_who_listens()
 
     def close(self) -> None:
         """No event follows: every cursor ends after what it still holds."""
@@ -73,16 +89,45 @@ class EventBus:
         for subscription in self._subscriptions:
             subscription.end()
         self._subscriptions.clear()
+        self._guests.clear()
 
     def gap(self, missed: int, last: int) -> Gap:
         """The marker for events that a cursor does not have, ``last`` the latest of them."""
         return Gap(
             sequence=last,
             run_id=self.run_id,
-            wall_time=time.time(),
+            wall_time=self.wall_clock(),
             monotonic_seconds=self.clock(),
             missed=missed,
         )
+
+
+class RuntimeBus(EventBus):
+    """The events of all runs of a runtime, for cursors that see each run from its begin.
+
+    Args:
+        buses: those of the runs in progress.
+    """
+
+    def __init__(self, clock: Callable[[], float], buses: Callable[[], Iterable[EventBus]]) -> None:
+        super().__init__("", clock)
+        self._buses = buses
+
+    def subscribe(self, since: int, buffer: int, overflow: Overflow) -> Subscription:
+        subscription = super().subscribe(since, buffer, overflow)
+        for bus in self._buses():
+            bus.admit(subscription)
+        return subscription
+
+    def welcome(self, bus: EventBus) -> None:
+        """A run begins: let every cursor see it."""
+        for subscription in self._subscriptions:
+            bus.admit(subscription)
+
+    def drop(self, subscription: Subscription) -> None:
+        super().drop(subscription)
+        for bus in self._buses():
+            bus.dismiss(subscription)
 
 
 class Subscription:
@@ -143,7 +188,8 @@ class Subscription:
             return self._buffer.popleft()
         if self._cut_at:
             cut_at, self._cut_at = self._cut_at, 0
-            return self._bus.gap(self._bus.sequence - cut_at + 1, self._bus.sequence)
+            last = max(cut_at, self._bus.sequence)
+            return self._bus.gap(last - cut_at + 1, last)
         raise StopAsyncIteration
 
     async def _event(self) -> None:

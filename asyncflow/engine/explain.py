@@ -45,7 +45,7 @@ def _ended(run: RunRecord, node: int) -> str:
 
 
 def _not_begun(scheduler: Scheduler, run: RunRecord, node: int, unit: int) -> str:
-    if run.stopping is not None:
+    if run.bars(node):
         return f"will not start: the run is stopping ({run.stopping})"
     outside = {
         parent

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
+
+from asyncflow.engine.ranked import RankedQueue
 
 __all__ = ["Frontier"]
 
@@ -37,7 +39,7 @@ class Frontier:
         [1]
     """
 
-    __slots__ = ("_added", "_backlog", "_size", "_unlocks", "_wait", "ready")
+    __slots__ = ("_added", "_backlog", "_only", "_size", "_unlocks", "_wait", "ready")
 
     def __init__(
         self,
@@ -50,9 +52,10 @@ class Frontier:
         self._wait = list(wait)
         self._added: dict[int, list[int]] = {}
         self._backlog: deque[Iterator[int]] = deque()
+        self._only: Collection[int] | None = None
         if roots is None:
             roots = [unit for unit, count in enumerate(wait) if not count]
-        self.ready: deque[int] = deque(roots)
+        self.ready: deque[int] | RankedQueue[int] = deque(roots)
 
     def add(self, unit: int, parents: Iterable[int] = ()) -> None:
         """Grow by one unit that waits for ``parents``: nodes that have not finished.
@@ -87,6 +90,9 @@ class Frontier:
         if len(unlocks) > SLICE:
             self._backlog.append(iter(unlocks))
             return True
+        if self._only is not None:
+            self._release(unlocks)
+            return False
         wait = self._wait
         for unit in unlocks:  # _release, without the call: this is every step of every run
             left = wait[unit] = wait[unit] - 1
@@ -94,11 +100,15 @@ class Frontier:
                 self.ready.append(unit)
         return False
 
+    def release(self, units: Iterable[int]) -> None:
+        """Units that waited for something other than the end of a node wait for one less."""
+        self._release(units)
+
     def _release(self, units: Iterable[int]) -> None:
-        wait = self._wait
+        wait, only = self._wait, self._only
         for unit in units:
             left = wait[unit] = wait[unit] - 1
-            if not left:
+            if not left and (only is None or unit in only):
                 self.ready.append(unit)
 
     def work_off(self) -> bool:
@@ -110,9 +120,21 @@ class Frontier:
                 self._backlog.popleft()
         return bool(self._backlog)
 
+    def rank(self, ready: RankedQueue[int]) -> None:
+        """Keep what is ready in another order than that of arrival."""
+        ready.extend(self.ready)
+        self.ready = ready
+
     def waits_for(self, unit: int) -> int:
         """How many edges a unit still waits for."""
         return self._wait[unit]
+
+    def keep_only(self, units: Collection[int]) -> None:
+        """From now on let no units become ready but these and those that are added."""
+        self._only = units
+        kept = [unit for unit in self.ready if unit in units]
+        self.ready.clear()
+        self.ready.extend(kept)
 
     def clear(self) -> None:
         """Let nothing become ready any more."""

@@ -117,7 +117,13 @@ class Limiter:
     # ------------------------------------------------------------- asking
 
     def request(
-        self, ticket: Hashable, demand: Demand, *, owner: Hashable, under: Lease | None = None
+        self,
+        ticket: Hashable,
+        demand: Demand,
+        *,
+        owner: Hashable,
+        under: Lease | None = None,
+        rank: float | None = None,
     ) -> None:
         """Queue a request.
 
@@ -126,6 +132,8 @@ class Limiter:
             demand: what it takes; CPU or memory above the machine must be `clamped` first.
             owner: whom it is counted for in the fair order.
             under: the lease of the work that made the request and waits for it, if any.
+            rank: its place among the requests of its owner, lower first; None for the order of
+                arrival.
 
         Raises:
             ValueError: if the ticket waits already, or the demand can never be met.
@@ -136,7 +144,7 @@ class Limiter:
             _refuse_released(under, f"be above the request {ticket!r}")
         if demand not in self._possible:
             self._refuse_impossible(ticket, demand)
-        if self._line.join(ticket, demand, owner, nested=under is not None):
+        if self._line.join(ticket, demand, owner, nested=under is not None, rank=rank):
             self._changed = True
 
     def request_cpus(self, ticket: Hashable, lease: Lease, *, owner: Hashable) -> None:

@@ -143,12 +143,15 @@ def _timeout_of(attempt: Attempt) -> float:
 def closing_states(run: RunRecord) -> Generator[list[tuple[int, int]]]:
     """What becomes of the nodes that a stopped run did not come to, chunk by chunk.
 
-    Below a failure they are ``upstream_failed``, others ``cancelled``.
+    Below a failure they are ``upstream_failed``, others ``cancelled``; no failure holds back a
+    clean-up node, so that is ``cancelled`` too.
     """
     chunk: list[tuple[int, int]] = []
     for node in run.graph.order if run.left else ():
-        if run.states[node] == WAITING:
-            below = any(run.states[parent] in _PASSED_ON for parent in run.graph.parents[node])
+        if run.states[node] == WAITING and run.bars(node):
+            below = node not in run.graph.cleanup and any(
+                run.states[parent] in _PASSED_ON for parent in run.graph.parents[node]
+            )
             run.states[node] = UPSTREAM_FAILED if below else CANCELLED
             chunk.append((node, run.states[node]))
         if len(chunk) >= _CHUNK:

@@ -5,19 +5,26 @@ A finished node costs about 40 bytes and no object that the garbage collector tr
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import EventBus
 from asyncflow.engine.capacity import Demand
 from asyncflow.engine.frontier import Frontier
+from asyncflow.engine.ranked import RankedQueue
 from asyncflow.graph.graph import Graph
+from asyncflow.graph.growing import GrowingGraph
 from asyncflow.graph.node import MISSING
-from asyncflow.states import FINAL, NODE_STATES, NodeState, RunState
+from asyncflow.states import FINAL, NODE_STATES, WAITING, NodeState, RunState
+
+if TYPE_CHECKING:
+    from asyncflow.engine.maps import Expansion
+    from asyncflow.engine.nesting import Nested, Nesting
 
 __all__ = ["RunRecord"]
 
@@ -41,8 +48,17 @@ class RunRecord:
         raw: what nodes with several outputs returned, as one.
         attempts: how often a node was tried, where that is not once.
         started, finished: seconds on the loop's clock of the last attempt, 0.0 before.
+        expansions: by mapped node, its elements; ``element_of`` by element that has not
+            ended, its mapped node.
+        nested: by nested node, who asked for it; their demands by unit, beyond what the
+            parents hold; ``nested_failures`` counts those that failed, which is their
+            parents' business. ``parent`` is the attempt that this whole run is nested in,
+            ``depth`` how deep.
         in_flight: by unit, the attempt whose function (or condition) is running.
         backlog: by lane, the parked attempts that wait for a worker.
+        remaining: by unit, the seconds of the longest path that begins with it; None where no
+            durations are known, and units start in the order in which they became ready.
+        ordering: works ``remaining`` out; done before the run begins.
         max_workers: how many units that name no lane may be in a worker lane at once;
             ``capped`` are there now.
         parked: by unit, the attempt that waits for capacity, a worker or its back-off.
@@ -79,10 +95,22 @@ class RunRecord:
         self.workers: dict[int, str] = {}
         # By the identity of the requirements: most steps share theirs.
         self.demands: dict[int, Demand] = {}
+        self.expansions: dict[int, Expansion] = {}
+        self.element_of: dict[int, int] = {}
+        self.nested: dict[int, Nested] = {}
+        self.nested_demands: dict[int, Demand] = {}
+        self.nested_failures = 0
+        self.nested_names: set[str] = set()
+        self.nesting: Nesting | None = None
+        self.launch_nested: Callable[..., Awaitable[Any]] = _launch_nothing
+        self.parent: Attempt | None = None
+        self.depth = 0
         self.in_flight: dict[int, Attempt] = {}
         self.parked: dict[int, Attempt] = {}
         self.abandoned: dict[Attempt, None] = {}
-        self.backlog: dict[str, deque[Attempt]] = {}
+        self.backlog: dict[str, deque[Attempt] | RankedQueue[Attempt]] = {}
+        self.remaining: Sequence[float] | None = None
+        self.ordering: Generator[None, None, None] | None = None
         self.max_workers: int | None = None
         self.capped = 0
         self.queued = False
@@ -91,6 +119,9 @@ class RunRecord:
         self.begun = False
         self.closing = False
         self.draining = False
+        self.cleaning = False
+        self.cleanup_over = False
+        self.cleanup_timer: asyncio.TimerHandle | None = None
         self.warnings: list[str] = []
         self.progress: dict[int, tuple[float, float | None, str | None]] = {}
         self.stopping: str | None = None
@@ -100,6 +131,59 @@ class RunRecord:
         self.ended_at = 0.0
         self.on_end: list[Callable[[RunRecord], None]] = []
         self.report_soon: Callable[[Attempt], None] = _drop_report
+
+    def rank(self, unit: int) -> float | None:
+        """The place of a unit among those that are ready, lower first; None for arrival order."""
+        if self.remaining is None:
+            return None
+        # What was added while the graph runs is not known to have anything below it.
+        return -self.remaining[unit] if unit < len(self.remaining) else 0.0
+
+    def backlog_of(self, lane: str) -> deque[Attempt] | RankedQueue[Attempt]:
+        """Those that wait for a worker of a lane."""
+        backlog = self.backlog.get(lane)
+        if backlog is None:
+            ranked = self.remaining is not None
+            backlog = RankedQueue(lambda attempt: self.rank(attempt.unit)) if ranked else deque()
+            self.backlog[lane] = backlog
+        return backlog
+
+    def grow(self) -> None:
+        """See that the graph is this run's own, which may grow."""
+        if not isinstance(self.graph, GrowingGraph):
+            self.graph = GrowingGraph.of(self.graph)
+
+    def add_node(self, outputs: int) -> None:
+        """The graph has grown by one node; it comes into being as waiting."""
+        self.states.append(WAITING)
+        self.started.append(0.0)
+        self.finished.append(0.0)
+        self.values.extend([MISSING] * outputs)
+        if self.consumers is not None:
+            self.consumers.extend([1] * outputs)
+        self.left += 1
+
+    def bars(self, node: int) -> bool:
+        """Whether a node may not start any more, because the run is stopping.
+
+        Clean-up steps may, and what they ask for, until their time is over.
+        """
+        if self.stopping is None:
+            return False
+        if self.cleanup_over:
+            return True
+        while node in self.nested:
+            node = self.nested[node].parent.node
+        return node not in self.graph.cleanup
+
+    def has_cleanup_ready(self) -> bool:
+        """Whether clean-up steps of a stopping run are about to start."""
+        return bool(self.graph.cleanup) and not self.cleanup_over and bool(self.frontier.ready)
+
+    def let_go(self) -> None:
+        """Forget what only steps need: services, run inputs, and the caller's context."""
+        self.outside = {}
+        self.context = contextvars.Context()
 
     @property
     def is_over(self) -> bool:
@@ -127,6 +211,11 @@ class RunRecord:
             return MISSING
         outputs = self.graph.outputs_of(index)
         return self.values[outputs[0]] if len(outputs) == 1 else FREED
+
+
+async def _launch_nothing(*_: Any) -> Any:
+    """Nested runs of a run that no runtime owns."""
+    raise RuntimeError("this run belongs to no runtime")
 
 
 def _drop_report(attempt: Attempt) -> None:

@@ -11,13 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
 
 from asyncflow import events
 from asyncflow.engine.attempt import Attempt, Phase
-from asyncflow.engine.limiter import Limiter
+from asyncflow.engine.capacity import Demand
+from asyncflow.engine.limiter import Lease, Limiter
+from asyncflow.engine.maps import Maps
+from asyncflow.engine.nesting import Nesting, Retake
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import report_soon
 from asyncflow.engine.settlement import Settlement
@@ -25,6 +28,7 @@ from asyncflow.engine.starting import Starting
 from asyncflow.engine.stopping import Closing, Stopping
 from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.lane import Lane
+from asyncflow.resources import ResourceRequirements
 from asyncflow.states import RUNNING
 
 __all__ = ["Scheduler"]
@@ -48,6 +52,8 @@ class Scheduler:
         max_concurrency: how many units may be in flight at once.
         grace_seconds: how long a cancelled attempt may take to end.
         max_abandoned: how many abandoned attempts are borne.
+        max_nested_depth: how deep steps may nest.
+        demand_of: what requirements (of the step named) take; raises CapacityError.
     """
 
     def __init__(
@@ -60,6 +66,8 @@ class Scheduler:
         max_concurrency: int,
         grace_seconds: float,
         max_abandoned: int,
+        max_nested_depth: int,
+        demand_of: Callable[[ResourceRequirements, str], Demand],
         random: Random,
     ) -> None:
         self.loop = loop
@@ -69,6 +77,7 @@ class Scheduler:
         self.max_concurrency = max_concurrency
         self.in_flight = 0
         self._make_limiter = limiter
+        self.demand_of = demand_of
         self._limiter: Limiter | None = None
         inline = lanes["inline"]
         assert isinstance(inline, InlineLane)
@@ -76,12 +85,16 @@ class Scheduler:
         self.eager = inline.starts_eagerly
         self.starting = Starting(self)
         self.settlement = Settlement(self, random)
+        self.maps = Maps(self)
+        self.nesting = Nesting(self, max_depth=max_nested_depth)
         self.stopping = Stopping(self, grace_seconds=grace_seconds, max_abandoned=max_abandoned)
         # How many timers may still lead to something: while one is set, nothing is stuck.
         self.timers = 0
+        self.turns = 0
         self.releasing: deque[RunRecord] = deque()
         self.resumed: deque[Attempt] = deque()
         self.closing: deque[Closing] = deque()
+        self.growing: deque[Iterator[None]] = deque()
         self._completions: deque[Attempt] = deque()
         self._new_runs: deque[RunRecord] = deque()
         self.with_ready: deque[RunRecord] = deque()
@@ -129,6 +142,7 @@ class Scheduler:
 
     def _work(self) -> None:
         """One turn: settle what has ended and start what may start, for about 2 ms."""
+        self.turns += 1
         began = self.clock()
         until = began + TURN_SECONDS
         if self.batch:
@@ -137,6 +151,9 @@ class Scheduler:
             if self._completions or self.releasing:
                 self._settle_some()
             more: object = self._start_some() or self._completions or self.releasing
+            if self.growing:
+                self.maps.grow_some()
+                more = True
             if self.closing:
                 more = self.stopping.close_some() or more
             if not more or self.clock() >= until:
@@ -149,7 +166,7 @@ class Scheduler:
             self.loop.call_later(_LOOK_SECONDS, self._look_again, context=self._context)
         self._scheduled = False
         if not self.in_flight and not self.timers and self.runs:
-            self.stopping.break_stall()
+            self.stopping.look_at_stall()
 
     def _look_at_batch(self, now: float) -> None:
         """Learn how long the first steps of the last batch took, and that all were taken.
@@ -176,6 +193,7 @@ class Scheduler:
         """Take a run on; its first units start in a coming turn."""
         self.runs[run.run_id] = run
         run.report_soon = partial(report_soon, self.loop)
+        run.nesting = self.nesting
         self._new_runs.append(run)
         self.wake()
 
@@ -186,6 +204,8 @@ class Scheduler:
             Whether more may be started in this turn.
         """
         while self._new_runs:
+            if not self._is_in_order(self._new_runs[0]):
+                break
             self._begin(self._new_runs.popleft())
         left = self.max_concurrency - self.in_flight
         if not self.eager:
@@ -196,12 +216,21 @@ class Scheduler:
             return False
         if left > _CHUNK:
             left = _CHUNK
+        if self.with_ready and self.with_ready[0].remaining is not None:
+            # They may rank before those that wait for capacity already.
+            left -= self._start_share(self.with_ready[0], max(1, left // 2))
         if self.resumed or self._limiter is not None or self.starting.waiting_for_worker:
             while left > 0 and self._start_parked():
                 left -= 1
         while left > 0 and self.with_ready:
             left -= self._start_share(self.with_ready[0], left)
-        return left <= 0 or self.asked
+        return left <= 0 or self.asked or bool(self._new_runs)
+
+    def _is_in_order(self, run: RunRecord) -> bool:
+        """Go a step on in working out who starts first, if anything about that is known."""
+        if run.ordering is not None and next(run.ordering, run) is run:
+            run.ordering = None
+        return run.ordering is None
 
     def _begin(self, run: RunRecord) -> None:
         run.begun = True
@@ -235,10 +264,16 @@ class Scheduler:
         if self._limiter is not None:
             granted = self._limiter.grant()
             if granted is not None:
-                self.starting.take_lease(*granted)  # type: ignore[arg-type]
+                self._take(*granted)  # type: ignore[arg-type]
                 return True
             self.asked = False
         return self.starting.start_waiting_for_worker()
+
+    def _take(self, ticket: Attempt | Retake, lease: Lease) -> None:
+        if isinstance(ticket, Attempt):
+            self.starting.take_lease(ticket, lease)
+        else:
+            self.nesting.retaken(ticket)
 
     def _start_share(self, run: RunRecord, room: int) -> int:
         """Take on ready units of the run whose turn it is: one, or all if it is alone."""
@@ -247,14 +282,17 @@ class Scheduler:
         if len(with_ready) > 1:
             with_ready.rotate(-1)
             room = 1
-        alone = run.graph.alone
         share = 0
         while share < room and ready:
             share += 1
             unit = ready.popleft()
-            if alone[unit] and not run.blemished:
+            # Read anew each time: what starts here may grow the run's graph.
+            if run.graph.alone[unit] and not run.blemished:
                 self._start_alone(run, unit)
-            else:
+                continue
+            node = run.graph.units.members_of(unit)[0]
+            # A nested node may have been cancelled before its turn came.
+            if not run.bars(node) and not (run.nested and run.is_final(node)):
                 self.starting.advance(self.starting.first_attempt(run, unit))
         if not ready and run.queued:
             with_ready.remove(run)

@@ -41,6 +41,8 @@ class Settlement:
         stopping = self._scheduler.stopping
         if attempt.timer is not None:
             stopping.drop_timer(attempt)
+        if attempt.waits or attempt.nest:
+            self._scheduler.nesting.forget(attempt)
         if attempt.abandoned:
             stopping.settle_abandoned(attempt)
             return
@@ -65,7 +67,7 @@ class Settlement:
         run.finished[node] = attempt.finished
         run.states[node] = SUCCEEDED
         run.left -= 1
-        if run.stopping is None:
+        if run.stopping is None or run.graph.cleanup:
             frontier = run.frontier
             if frontier.finished(node):
                 scheduler.releasing.append(run)
@@ -78,6 +80,8 @@ class Settlement:
             bus.publish(events.UnitFinished, node=attempt.name)
         else:
             bus.sequence += 2
+        if run.element_of:
+            scheduler.maps.element_ended(run, node)
         if not run.left or run.stopping is not None:
             scheduler.stopping.end_if_over(run)
 
@@ -91,10 +95,10 @@ class Settlement:
         run.finished[node] = attempt.finished
         if attempt.worker is not None and attempt.lane is not self._scheduler.inline:
             run.workers[node] = attempt.worker.name
-        self._reach(run, node, SUCCEEDED)
+        self.reach(run, node, SUCCEEDED)
         self.next_member(attempt)
 
-    def _reach(self, run: RunRecord, node: int, state: int) -> None:
+    def reach(self, run: RunRecord, node: int, state: int) -> None:
         """A node reaches its final state, and those that waited for it wait for one less."""
         if state != SUCCEEDED or run.states[node] != RUNNING:
             check_move(run.graph.nodes[node].name, run.states[node], state)
@@ -103,21 +107,31 @@ class Settlement:
         run.left -= 1
         if run.consumers is not None:
             let_go(run, node)
-        if run.stopping is None:
-            if run.frontier.finished(node):
-                self._scheduler.releasing.append(run)
-            if not run.queued and run.frontier.ready:
-                self._scheduler.queue(run)
+        if run.stopping is None or run.graph.cleanup:
+            self.release(run, node)
+            if run.graph.maps:
+                self._scheduler.maps.ended(run, node)
         if run.bus.listening:
             run.bus.publish(events.NodeFinished, **finish_fields(run, node))
         else:
             run.bus.sequence += 1
+        if run.element_of:
+            self._scheduler.maps.element_ended(run, node)
+        if run.nested:
+            self._scheduler.nesting.ended(run, node)
+
+    def release(self, run: RunRecord, node: int) -> None:
+        """Those that waited for a node wait for one less."""
+        if run.frontier.finished(node):
+            self._scheduler.releasing.append(run)
+        if not run.queued and run.frontier.ready:
+            self._scheduler.queue(run)
 
     def conclude(self, attempt: Attempt, state: int) -> None:
         """End a node whose function does not run (again)."""
         run, node = attempt.run, attempt.node
         run.finished[node] = attempt.finished or self._scheduler.clock()
-        self._reach(run, node, state)
+        self.reach(run, node, state)
 
     # -- units ---------------------------------------------------------------------------
 
@@ -169,7 +183,7 @@ class Settlement:
 
     def _settle_condition(self, attempt: Attempt) -> None:
         """The condition was evaluated: run, skip, or fail the node."""
-        if attempt.stop is Stop.CANCEL or attempt.run.stopping is not None:
+        if attempt.stop is Stop.CANCEL or attempt.run.bars(attempt.node):
             self.end_unit(attempt)
             return
         wanted, error = False, attempt.error
@@ -210,7 +224,7 @@ class Settlement:
             # It may well be the user's: Ctrl-C while a step was on the main thread.
             self._scheduler.stopping.stop(run, RunState.CANCELLED, "interrupted")
             self._end_failed(attempt, state, error)
-        elif state == CANCELLED or run.stopping is not None or not self._retry(attempt, error):
+        elif state == CANCELLED or run.bars(attempt.node) or not self._retry(attempt, error):
             self._end_failed(attempt, state, error)
 
     def _end_failed(self, attempt: Attempt, state: int, error: BaseException) -> None:
@@ -220,9 +234,10 @@ class Settlement:
         if attempt.worker is not None and attempt.lane is not self._scheduler.inline:
             run.workers[node] = attempt.worker.name
         self.conclude(attempt, state)
-        if state != CANCELLED and run.fail_fast and run.stopping is None:
-            reason = f"step {attempt.name!r} failed: {text_of(error)}"
-            self._scheduler.stopping.stop(run, RunState.FAILED, reason)
+        if run.nested and node in run.nested:
+            pass  # the step that called it decides what its failure means
+        elif state != CANCELLED and run.fail_fast and run.stopping is None:
+            self._scheduler.stopping.fail_run(run, attempt.name, error)
         if attempt.abandoned:
             # The lease stays booked, and the worker lost, until the function really ends.
             self._go_on_without(attempt)

@@ -11,7 +11,7 @@ from asyncflow.engine.attempt import Attempt, Phase, make_context
 from asyncflow.engine.capacity import Demand
 from asyncflow.engine.limiter import Lease
 from asyncflow.engine.record import RunRecord
-from asyncflow.engine.reporting import unit_fields
+from asyncflow.engine.reporting import make_failure, unit_fields
 from asyncflow.graph.binding import Frame
 from asyncflow.lanes.lane import Lane
 from asyncflow.states import RUNNING, WAITING
@@ -61,12 +61,14 @@ class Starting:
     def advance(self, attempt: Attempt) -> None:
         """Take an attempt as far as it goes: verdict, condition, capacity, worker."""
         run = attempt.run
-        if run.blemished and attempt.number == 1:
+        if (run.blemished or run.graph.cleanup) and attempt.number == 1:
             runnable = self._first_runnable(attempt)
             if runnable is None:
                 return
             attempt = runnable
-        if run.graph.conditions and not attempt.gated and attempt.node in run.graph.conditions:
+        if attempt.node in run.graph.maps:
+            self._scheduler.maps.begin(run, attempt.node)
+        elif run.graph.conditions and not attempt.gated and attempt.node in run.graph.conditions:
             self._launch_condition(attempt)
         elif attempt.lease is not None and attempt.lease.lent:
             self._scheduler.asked = True
@@ -132,10 +134,16 @@ class Starting:
         run = attempt.run
         requirements = run.graph.units.resources.get(attempt.unit)
         if attempt.lease is None and requirements is not None:
-            demand = run.demands[id(requirements)]
+            demand = run.nested_demands.get(attempt.unit) or run.demands[id(requirements)]
             if demand != _NOTHING:
                 self._scheduler.asked = True
-                self._scheduler.limiter.request(attempt, demand, owner=run)
+                self._scheduler.limiter.request(
+                    attempt,
+                    demand,
+                    owner=run,
+                    under=self._scheduler.nesting.lease_over(attempt),
+                    rank=run.rank(attempt.unit),
+                )
                 self.park(attempt, Phase.CAPACITY)
                 return
         self._go(attempt)
@@ -178,7 +186,7 @@ class Starting:
 
     def _wait_for_worker(self, attempt: Attempt, lane: Lane) -> None:
         run = attempt.run
-        run.backlog.setdefault(lane.name, deque()).append(attempt)
+        run.backlog_of(lane.name).append(attempt)
         waiting = self.waiting_for_worker.setdefault(lane.name, deque())
         if run not in waiting:
             waiting.append(run)
@@ -198,6 +206,7 @@ class Starting:
             run.graph.nodes[node].params or {},
             run.outside,
             partial(make_context, attempt),
+            partial(make_failure, run),
         )
 
     def _launch(self, attempt: Attempt) -> None:

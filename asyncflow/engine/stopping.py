@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from asyncflow import events
@@ -22,6 +23,9 @@ __all__ = ["Closing", "Stopping"]
 Closing = tuple[RunRecord, Generator[list[tuple[int, int]]]]
 
 
+_STALL_SECONDS = 1.0
+
+
 class Stopping:
     """Stops attempts and runs of one scheduler.
 
@@ -34,6 +38,7 @@ class Stopping:
         self._scheduler = scheduler
         self._grace_seconds = grace_seconds
         self._max_abandoned = max_abandoned
+        self._suspected_turn = -1
 
     # -- timers --------------------------------------------------------------------------
 
@@ -68,7 +73,23 @@ class Stopping:
         attempt.cancel_requested = True
         self.drop_timer(attempt)
         self.set_timer(attempt, self._grace_seconds, self._abandon)
+        if attempt.nest:
+            self._scheduler.nesting.cancel_nest(attempt)
         attempt.lane.cancel(attempt)
+
+    def cancel_attempt(self, attempt: Attempt) -> None:
+        """Cancel one attempt of a run that goes on."""
+        self._tell_to_stop(attempt, Stop.CANCEL)
+
+    def drop_waiting(self, attempt: Attempt) -> None:
+        """Cancel one attempt that waits for capacity, a worker or its back-off."""
+        run = attempt.run
+        for backlog in run.backlog.values():
+            if attempt in backlog:
+                backlog.remove(attempt)
+        self._drop_parked(attempt)
+        if not run.is_final(attempt.node):
+            self._scheduler.settlement.conclude(attempt, CANCELLED)
 
     def _abandon(self, attempt: Attempt) -> None:
         """An attempt ignored its cancel: go on without it; its capacity stays booked."""
@@ -80,6 +101,8 @@ class Stopping:
             # A coroutine, or a condition, in a thread group: its thread is free.
             self._scheduler.lanes[attempt.worker_lane].release(attempt.worker)
             attempt.worker = None
+        if attempt.waits or attempt.nest:
+            self._scheduler.nesting.forget(attempt)
         del run.in_flight[attempt.unit]
         self._scheduler.in_flight -= 1
         run.abandoned[attempt] = None
@@ -110,10 +133,17 @@ class Stopping:
         run.stopping = reason
         run.stop_state = state
         run.draining = True
-        run.frontier.clear()
-        for attempt in list(run.parked.values()):
-            self._drop_parked(attempt)
+        if run.graph.cleanup:
+            of_node = run.graph.units.of_node
+            run.frontier.keep_only({of_node[node] for node in run.graph.cleanup})
+        else:
+            run.frontier.clear()
+        self._drop_all_parked(run)
         self.end_if_over(run)
+
+    def fail_run(self, run: RunRecord, node: str, error: BaseException) -> None:
+        """The first failure of a run that stops at it."""
+        self.stop(run, RunState.FAILED, f"step {node!r} failed: {text_of(error)}")
 
     def stop(self, run: RunRecord, state: RunState, reason: str) -> None:
         """Start nothing more of a run and cancel what runs; it ends in ``state``.
@@ -122,16 +152,25 @@ class Stopping:
         """
         self.drain(run, state, reason)
         run.draining = False
+        self._stop_in_flight(run)
+
+    def _stop_in_flight(self, run: RunRecord) -> None:
         for attempt in list(run.in_flight.values()):
-            self._tell_to_stop(attempt, Stop.CANCEL)
+            if run.bars(attempt.node):
+                self._tell_to_stop(attempt, Stop.CANCEL)
+
+    def _drop_all_parked(self, run: RunRecord) -> None:
+        for backlog in run.backlog.values():
+            kept = [attempt for attempt in backlog if not run.bars(attempt.node)]
+            backlog.clear()
+            backlog.extend(kept)
+        for attempt in list(run.parked.values()):
+            if run.bars(attempt.node):
+                self._drop_parked(attempt)
 
     def _drop_parked(self, attempt: Attempt) -> None:
-        run = attempt.run
         if attempt.phase is Phase.CAPACITY:
             self._scheduler.limiter.withdraw(attempt)
-        elif attempt.phase is Phase.LANE:
-            for backlog in run.backlog.values():
-                backlog.clear()
         self.drop_timer(attempt)
         self._scheduler.starting.unpark(attempt)
         self.cancel_waiting(attempt)
@@ -152,10 +191,21 @@ class Stopping:
         """
         if run.closing or not run.begun:
             return
-        if not run.left or (run.stopping is not None and not run.in_flight and not run.parked):
+        if not run.left or (run.stopping is not None and self._is_idle(run)):
             run.closing = True
             self._scheduler.closing.append((run, closing_states(run)))
             self._scheduler.wake()
+
+    def _is_idle(self, run: RunRecord) -> bool:
+        """Whether a stopping run waits for nothing: first of its steps, then of its clean-up.
+
+        Clean-up steps that run before the others have ended are no reason to wait with the rest:
+        only then is their time limited.
+        """
+        if run.cleaning or run.cleanup_over:
+            return not run.in_flight and not run.parked and not run.has_cleanup_ready()
+        at_work = chain(run.in_flight.values(), run.parked.values())
+        return not any(run.bars(attempt.node) for attempt in at_work)
 
     def close_some(self) -> bool:
         """Settle a chunk of the nodes that a run did not come to; then end it.
@@ -167,15 +217,57 @@ class Stopping:
         chunk = next(states, None)
         if chunk is None:
             self._scheduler.closing.popleft()
-            self._end(run)
-        elif run.bus.listening:
-            for node, _ in chunk:
-                run.bus.publish(events.NodeFinished, **finish_fields(run, node))
+            self._end_or_clean_up(run)
         else:
-            run.bus.count(len(chunk))
+            self._close(run, [node for node, _ in chunk])
         return bool(self._scheduler.closing)
 
+    def _close(self, run: RunRecord, nodes: list[int]) -> None:
+        run.left -= len(nodes)
+        if run.graph.cleanup:
+            for node in nodes:
+                self._scheduler.settlement.release(run, node)
+        if run.bus.listening:
+            for node in nodes:
+                run.bus.publish(events.NodeFinished, **finish_fields(run, node))
+        else:
+            run.bus.count(len(nodes))
+
+    # -- clean-up ------------------------------------------------------------------------
+
+    def _end_or_clean_up(self, run: RunRecord) -> None:
+        """All that a stopped run did not come to is settled: now its clean-up steps run."""
+        if not run.left or run.cleanup_over:
+            self._end(run)
+            return
+        run.closing = False
+        if not run.cleaning:
+            run.cleaning = True
+            self._scheduler.timers += 1
+            run.cleanup_timer = self._scheduler.loop.call_later(
+                self._grace_seconds, self._end_cleanup, run
+            )
+        while run.frontier.work_off():
+            continue
+        self._scheduler.queue(run)
+        if self._is_idle(run):
+            # What is left waits for something that will not come.
+            run.cleanup_over = True
+        self.end_if_over(run)
+
+    def _end_cleanup(self, run: RunRecord) -> None:
+        """The grace period is over for clean-up steps as well."""
+        if run.is_over:
+            return
+        run.cleanup_over = True
+        self._drop_all_parked(run)
+        self._stop_in_flight(run)
+        self.end_if_over(run)
+
     def _end(self, run: RunRecord) -> None:
+        if run.cleanup_timer is not None:
+            run.cleanup_timer.cancel()
+            self._scheduler.timers -= 1
         run.ended_at = self._scheduler.clock()
         run.state = self._final_state(run)
         run.left = 0
@@ -188,12 +280,14 @@ class Stopping:
             abandoned=tuple(attempt.name for attempt in run.abandoned),
         )
         run.bus.close()
+        run.let_go()
         for callback in run.on_end:
             callback(run)
 
     def _final_state(self, run: RunRecord) -> RunState:
         # bytes.translate deletes in C: 100,000 states take microseconds.
         failed = len(run.states) - len(run.states.translate(None, bytes(FAILURES)))
+        failed -= run.nested_failures
         if run.draining and not failed:
             return RunState.SUCCEEDED  # there was nothing left to leave out
         if run.stopping is not None:
@@ -201,6 +295,24 @@ class Stopping:
         return RunState.FAILED if failed else RunState.SUCCEEDED
 
     # -- the backstop --------------------------------------------------------------------
+
+    def look_at_stall(self) -> None:
+        """Nothing runs and no timer is set.
+
+        Attempts that wait for their nests may be about to go on: the loop has still to wake
+        them. Only if nothing at all happens for a while does that count as a stall.
+        """
+        scheduler = self._scheduler
+        if not scheduler.nesting.waiting:
+            self.break_stall()
+        elif self._suspected_turn != scheduler.turns:
+            self._suspected_turn = scheduler.turns
+            scheduler.loop.call_later(_STALL_SECONDS, self._confirm_stall, scheduler.turns)
+
+    def _confirm_stall(self, turn: int) -> None:
+        scheduler = self._scheduler
+        if scheduler.turns == turn and not scheduler.in_flight and not scheduler.timers:
+            self.break_stall()
 
     def break_stall(self) -> None:
         """Nothing runs and no timer is set, yet something waits: fail it rather than hang.
@@ -212,6 +324,8 @@ class Stopping:
             waiting = [a for a in run.parked.values() if a.phase is Phase.CAPACITY]
             if waiting:
                 self._fail_request(waiting[-1])
+            elif self._scheduler.nesting.waiting:
+                continue  # a step that waits for something of its own
             elif run.begun and not run.is_over and not run.closing:
                 names = [
                     run.graph.nodes[i].name for i in range(len(run.graph)) if not run.is_final(i)
@@ -229,7 +343,7 @@ class Stopping:
         for run in list(self._scheduler.runs.values()):
             run.stopping = f"asyncflow itself failed, please report this: {text_of(fault)}"
             run.stop_state = RunState.FAILED
-            run.closing = True
+            run.closing = run.cleanup_over = True
             for attempt in run.in_flight.values():
                 loop.call_soon(attempt.lane.cancel, attempt)
                 run.abandoned[attempt] = None

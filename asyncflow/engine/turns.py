@@ -19,6 +19,10 @@ each time that something nested, or what a nest moved it behind, is granted at i
 request pressed more than `max_overtakes` times shuts the line: nothing at all behind it is
 granted outside nests, for any new work could bring a nest that presses it again.
 
+**Ranks.** An owner may rank its requests. Those outside nests then share one round, the lowest
+rank first, and when one is granted the others move on to the next round: the owner still has one
+turn a round, and only which of its own requests takes it depends on the ranks.
+
 **CPUs taken back** come before everything, and once closed they are kept from nests too:
 whoever holds CPUs runs, so these turns always come, and until then the holder keeps its memory
 from all others.
@@ -32,7 +36,8 @@ pressed. From then on whatever is granted shares nothing with it or leaves it en
 that end only add to that; so once the leases from before have ended, memory and devices suffice
 for good. CPUs can fall short again only where lenders take theirs back; then nothing takes any
 of what is short, so there are no new lenders, and once enough of them have ended, everything it
-wants is free at the same moment.
+wants is free at the same moment. A ranked request has its turn once those of its owner that rank
+before it have had theirs; they are as many as the owner goes on to ask for.
 """
 
 from __future__ import annotations
@@ -41,6 +46,7 @@ from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -53,17 +59,18 @@ _NO_ROUND = -1
 
 
 class Turn(NamedTuple):
-    """A place in the order: earlier rounds first, then earlier arrivals."""
+    """A place in the order: earlier rounds first, then lower ranks, then earlier arrivals."""
 
     round: int
+    rank: float
     arrival: int
 
     def moved(self, rounds: int) -> Turn:
         """Return the turn so many rounds later."""
-        return Turn(self.round + rounds, self.arrival)
+        return Turn(self.round + rounds, self.rank, self.arrival)
 
 
-_FIRST = Turn(_NO_ROUND, 0)
+_FIRST = Turn(_NO_ROUND, 0.0, 0)
 
 
 def _no_rounds() -> dict[bool, int]:
@@ -75,16 +82,20 @@ class _Owner:
     """How far one owner has come.
 
     `last` and `granted` are the latest rounds given and granted, for requests that are nested
-    (True) and not (False). `back` counts the rounds that nests moved the others back by.
+    (True) and not (False). `back` counts the rounds that nests, and for a ranked owner its own
+    grants, moved the others back by.
     """
 
     name: Hashable
+    ranked: bool = False
     back: int = 0
     last: dict[bool, int] = field(default_factory=_no_rounds)
     granted: dict[bool, int] = field(default_factory=_no_rounds)
     queues: dict[tuple[Demand, bool], Queue] = field(default_factory=dict)
 
     def next_round(self, nested: bool, joined: int) -> int:
+        if self.ranked and not nested and self.queues_of(nested=False):
+            return self.last[False]
         own = self.last[True] if nested else max(self.last.values())
         return max(joined, own + 1)
 
@@ -97,7 +108,8 @@ class Queue:
     """Waiting requests of one owner for one demand, in order of arrival: only the head competes.
 
     `turns` and `overtaken_by` are counted without the owner's `back`, so that moving a queue
-    back need not touch them. `turn` is the head's, as it is listed; `first_turn` is what it was
+    back need not touch them; `by_rank` is a heap of them where they are ranked, with some that have
+    left. `turn` is the head's, as it is listed; `first_turn` is what it was
     when it became head, before nests moved it back. `wanted` is what a grant takes. `lease` is
     set if this is the one request to take that lease's CPUs back.
     """
@@ -110,6 +122,7 @@ class Queue:
     turn: Turn = _FIRST
     first_turn: Turn = _FIRST
     turns: OrderedDict[Hashable, Turn] = field(default_factory=OrderedDict)
+    by_rank: list[tuple[Turn, Hashable]] = field(default_factory=list)
     overtaken_by: list[Turn] = field(default_factory=list)
     pressed: int = 0
 
@@ -121,7 +134,23 @@ class Queue:
     @property
     def head(self) -> Hashable:
         """The ticket that competes."""
-        return next(iter(self.turns))
+        if not self.is_ranked:
+            return next(iter(self.turns))
+        while self.turns.get(self.by_rank[0][1]) != self.by_rank[0][0]:
+            heappop(self.by_rank)
+        return self.by_rank[0][1]
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether those who wait here are ordered by rank."""
+        return self.owner.ranked and not self.nested
+
+    def add(self, ticket: Hashable, turn: Turn) -> bool:
+        """Let a ticket wait here; return whether it is the head."""
+        self.turns[ticket] = turn
+        if self.is_ranked:
+            heappush(self.by_rank, (turn, ticket))
+        return self.head == ticket
 
     def turn_of(self, ticket: Hashable) -> Turn:
         """Return the turn of one of the tickets waiting here."""
@@ -140,6 +169,9 @@ class Queue:
 
     def note_new_head(self) -> None:
         """Keep, for a new head, only the grants that overtook it as well."""
+        if self.is_ranked:
+            # All share a round, so turns do not tell who was there to be overtaken.
+            self.overtaken_by.clear()
         turn = self.turns[self.head]
         self.overtaken_by = [other for other in self.overtaken_by if other > turn]
         self.pressed = 0
@@ -186,10 +218,26 @@ class Line:
 
     # -------------------------------------------------------- joining, leaving
 
-    def join(self, ticket: Hashable, demand: Demand, owner: Hashable, *, nested: bool) -> bool:
-        """Add a request; return whether it is the head of its queue."""
+    def join(
+        self,
+        ticket: Hashable,
+        demand: Demand,
+        owner: Hashable,
+        *,
+        nested: bool,
+        rank: float | None = None,
+    ) -> bool:
+        """Add a request; return whether it is the head of its queue.
+
+        Parameters:
+            ticket, demand, owner, nested: the request.
+            rank: its place among those of its owner, lower first; None for arrival order. The
+                first request that an owner has waiting decides whether it ranks them.
+        """
         account = self._owner(owner)
-        turn = self._next_turn(account, nested)
+        if not account.queues:
+            account.ranked = rank is not None
+        turn = self._next_turn(account, nested, rank)
         queue = account.queues.get((demand, nested))
         if queue is None:
             queue = account.queues[demand, nested] = Queue(account, demand, demand, nested)
@@ -233,14 +281,21 @@ class Line:
             self._latest_round = max(self._latest_round, round_)
         ticket = queue.head
         self.leave(ticket)
+        if queue.is_ranked and len(self.heads) > len(queue.owner.queues):
+            self._move_back(queue.owner, by_nest=False)
         return ticket
 
     def _append(self, queue: Queue, ticket: Hashable, turn: Turn) -> bool:
         self._waiting[ticket] = queue
-        queue.turns[ticket] = turn
-        if len(queue.turns) > 1:
+        if not queue.add(ticket, turn):
             return False
-        queue.note_new_head()
+        if len(queue.turns) > 1:
+            # It ranks before the head, and is held up by what held that up.
+            self._unlist(queue)
+            self._moved.discard(queue)
+            queue.first_turn = queue.turn_of(ticket)
+        else:
+            queue.note_new_head()
         self._list(queue)
         return True
 
@@ -290,16 +345,21 @@ class Line:
                 return 1 + min(queue.turn.round, self._latest_round)
         return 1 + self._latest_round
 
-    def _next_turn(self, account: _Owner, nested: bool) -> Turn:
+    def _next_turn(self, account: _Owner, nested: bool, rank: float | None) -> Turn:
         round_ = account.next_round(nested, self._round_to_join())
         account.last[nested] = round_
         if nested:
-            self._move_back(account)
+            self._move_back(account, by_nest=True)
         self._arrivals += 1
-        return Turn(round_, self._arrivals)
+        if rank is None or nested or not account.ranked:
+            rank = 0.0
+        return Turn(round_, rank, self._arrivals)
 
-    def _move_back(self, account: _Owner) -> None:
-        """Move an owner's requests outside nests back by one round."""
+    def _move_back(self, account: _Owner, *, by_nest: bool) -> None:
+        """Move an owner's requests outside nests back by one round.
+
+        Nests do it at the cost of those requests; an owner's own grant does not.
+        """
         queues = account.queues_of(nested=False)
         if not queues:
             return
@@ -308,8 +368,11 @@ class Line:
         account.back += 1
         account.last[False] += 1
         for queue in queues:
+            if not by_nest:
+                queue.first_turn = queue.first_turn.moved(1)
             self._list(queue)
-        self._moved.update(queues)
+        if by_nest:
+            self._moved.update(queues)
 
     # ------------------------------------------------------------- overtaking
 
@@ -361,7 +424,9 @@ class Line:
         assert sum(len(queue.turns) for queue in self.heads) == len(self._waiting)
         for queue in self.heads:
             turns = list(queue.turns.values())
-            assert turns == sorted(turns), f"a queue of {queue.owner.name!r} is out of order"
+            ordered = queue.is_ranked or turns == sorted(turns)
+            assert ordered, f"a queue of {queue.owner.name!r} is out of order"
             assert queue.turn == queue.turn_of(queue.head)
-            assert all(other > turns[0] for other in queue.overtaken_by)
+            assert queue.turns[queue.head] == min(turns)
+            assert all(other > min(turns) for other in queue.overtaken_by)
             assert len(queue.overtaken_by) <= self.max_overtakes

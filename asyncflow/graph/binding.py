@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from asyncflow.context import StepContext
+from asyncflow.failure import RunFailure
 from asyncflow.graph.node import MISSING
 from asyncflow.step import Parameter
 
@@ -30,6 +31,7 @@ class Frame(msgspec.Struct):
     params: Mapping[str, Any]
     outside: Mapping[str, Any]
     make_context: Callable[[], StepContext]
+    make_failure: Callable[[], RunFailure | None] = lambda: None
 
 
 class FromAsset(msgspec.Struct, frozen=True):
@@ -63,6 +65,15 @@ class FromParams(msgspec.Struct, frozen=True):
         return frame.params[self.name]
 
 
+class FromValue(msgspec.Struct, frozen=True):
+    """A value given to a nested call."""
+
+    value: Any
+
+    def fetch(self, frame: Frame) -> Any:
+        return self.value
+
+
 class FromOutside(msgspec.Struct, frozen=True):
     """A run input, else the pipeline's context, else the default."""
 
@@ -80,7 +91,14 @@ class FromContext(msgspec.Struct, frozen=True):
         return frame.make_context()
 
 
-Source = FromAsset | FromAssets | FromParams | FromOutside | FromContext
+class FromFailure(msgspec.Struct, frozen=True):
+    """What went wrong in the run, for clean-up and alert steps."""
+
+    def fetch(self, frame: Frame) -> Any:
+        return frame.make_failure()
+
+
+Source = FromAsset | FromAssets | FromParams | FromValue | FromOutside | FromContext | FromFailure
 
 
 class CallTemplate(msgspec.Struct, frozen=True):

@@ -33,6 +33,9 @@ class Blueprint(msgspec.Struct, frozen=True):
         outputs: assets or nodes whose values a result keeps; None for all.
         context: values that parameters find by name.
         groups: what is said about groups as a whole.
+        given: assets that nothing produces because their values are there.
+        absent: nodes that do not run; nobody waits for them.
+        elsewhere: run inputs and services that those take.
     """
 
     name: str
@@ -41,6 +44,9 @@ class Blueprint(msgspec.Struct, frozen=True):
     outputs: tuple[str, ...] | None = None
     context: Mapping[str, Any] = {}
     groups: Mapping[str, Group] = {}
+    given: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
 
 
 def compile_graph(blueprint: Blueprint) -> Graph:
@@ -64,9 +70,10 @@ def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
     nodes = blueprint.nodes
     warnings = yield from _check_nodes(nodes, problems)
     offered = set(blueprint.inputs or ()) | set(blueprint.context)
-    wiring = yield from wire(nodes, offered, problems)
-    _check_outside(blueprint, wiring, problems)
+    wiring = yield from wire(nodes, offered, problems, blueprint.given, blueprint.absent)
     _check_names(blueprint, wiring, problems)
+    _check_maps(nodes, wiring, problems)
+    wiring.cleanup = yield from _place_cleanup(nodes, wiring)
     children = yield from children_of(wiring.parents)
     labels = yield from _labels_of(nodes)
     order = yield from topological_order(wiring.parents, children, labels)
@@ -98,7 +105,12 @@ def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None, 
                 f"step {node.name!r} is a generator function, which cannot be a step; return a "
                 "list, or yield inside a function that the step calls"
             )
-        elif node.step.is_coroutine and node.step.lane == "thread" and _is_single(node):
+        if node.step.when != "success" and not _is_single(node):
+            problems.append(
+                f"step {node.name!r} has when={node.step.when!r} and an execution group; a clean-up "
+                "step has to run when its group cannot: leave execution_group out"
+            )
+        if node.step.is_coroutine and node.step.lane == "thread" and _is_single(node):
             warnings.append(
                 f"step {node.name!r} is a coroutine function and runs on the event loop although "
                 "its lane is 'thread'; leave lane out, or make it a sync function"
@@ -106,8 +118,71 @@ def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None, 
     return warnings
 
 
+def _check_maps(nodes: Sequence[Node], wiring: Wiring, problems: list[str]) -> None:
+    for node in (nodes[index] for index in wiring.mapped):
+        if not _is_single(node) or node.step.when != "success":
+            problems.append(
+                f"step {node.name!r} is mapped over {node.map!r} and has an execution group or a "
+                "when=; its elements run each on their own: leave that out"
+            )
+        declared = node.declared_inputs
+        if isinstance(declared, Mapping) and node.map not in declared.values():
+            problems.append(
+                f"step {node.name!r} is mapped over {node.map!r}, which its inputs= gives to no "
+                f"parameter; add {{'parameter': {node.map!r}}}"
+            )
+
+
 def _is_single(node: Node) -> bool:
     return node.step.execution_group is None
+
+
+def _place_cleanup(nodes: Sequence[Node], wiring: Wiring) -> Generator[None, None, dict[int, bool]]:
+    """Have clean-up steps that wait for nothing wait for the end of everything else.
+
+    Returns:
+        The nodes with a ``when``, and whether that was done for them.
+    """
+    cleanup: dict[int, bool] = {}
+    for index, node in enumerate(nodes):
+        if not index % CHUNK:
+            yield
+        if node.step.when != "success":
+            cleanup[index] = not wiring.parents[index]
+    if any(cleanup.values()):
+        below = yield from _below_the_end(wiring, cleanup)
+        needed = {
+            parent
+            for index, above in enumerate(wiring.parents)
+            if index not in cleanup and index not in below
+            for parent in above
+        }
+        left_out = cleanup.keys() | below
+        ends = tuple(i for i in range(len(nodes)) if i not in needed and i not in left_out)
+        for index in cleanup:
+            if cleanup[index]:
+                wiring.parents[index] = ends
+    return cleanup
+
+
+def _below_the_end(
+    wiring: Wiring, cleanup: Mapping[int, bool]
+) -> Generator[None, None, frozenset[int]]:
+    """What waits for clean-up that waits for everything else: it is not part of that."""
+    children: dict[int, list[int]] = {}
+    for index, above in enumerate(wiring.parents):
+        if not index % CHUNK:
+            yield
+        for parent in above:
+            children.setdefault(parent, []).append(index)
+    found: set[int] = set()
+    to_follow = [index for index, at_end in cleanup.items() if at_end]
+    while to_follow:
+        for child in children.get(to_follow.pop(), ()):
+            if child not in found:
+                found.add(child)
+                to_follow.append(child)
+    return frozenset(found)
 
 
 def _labels_of(nodes: Sequence[Node]) -> Generator[None, None, list[str | None] | None]:
@@ -117,20 +192,6 @@ def _labels_of(nodes: Sequence[Node]) -> Generator[None, None, list[str | None] 
         labels.extend(node.step.execution_group for node in nodes[index : index + CHUNK])
         yield
     return labels if any(labels) else None
-
-
-def _check_outside(blueprint: Blueprint, wiring: Wiring, problems: list[str]) -> None:
-    """With declared inputs, every parameter must be filled by something that is known."""
-    if blueprint.inputs is None:
-        return
-    for name, (has_default, index) in wiring.outside.items():
-        if not has_default and name not in blueprint.inputs and name not in blueprint.context:
-            known = [*blueprint.inputs, *blueprint.context, *wiring.assets.numbers]
-            problems.append(
-                f"parameter {name!r} of step {blueprint.nodes[index].name!r} is filled by nothing: "
-                "no params, asset, declared input or context has that name"
-                + nearest(name, known, "add it to the pipeline's inputs=, or give it a default")
-            )
 
 
 def _check_names(blueprint: Blueprint, wiring: Wiring, problems: list[str]) -> None:

@@ -1,16 +1,18 @@
-"""Pictures of a graph: rails for a terminal, Mermaid for pages, DOT for Graphviz."""
+"""Pictures of a graph: rails for a terminal, Mermaid for pages, DOT for Graphviz, SVG."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
 from asyncflow.errors import GraphError
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.rails import draw_rails, fits_rails
+from asyncflow.states import NodeState
 
-__all__ = ["draw"]
+__all__ = ["Edge", "draw", "edges_of", "label_of", "levels_of"]
 
 # A larger picture says less than its outline.
 _MOST_STEPS = 200
@@ -19,28 +21,47 @@ _MOST_LEVELS = 60
 _FIRST_LEVELS = 50
 
 
-def draw(graph: Graph, format: str) -> str:
+def draw(
+    graph: Graph, format: str, states: Mapping[str, NodeState] | None = None, about: str = ""
+) -> str:
     """A picture of a graph; the same graph always gives the same text.
 
     Args:
         graph: a built pipeline.
         format: ``"text"`` (for a terminal; above 200 steps one line per level),
-            ``"mermaid"`` or ``"dot"``.
+            ``"mermaid"``, ``"dot"`` or ``"svg"`` (above 800 steps one box for each level
+            and kind of step).
+        states: those of the nodes of a run, by name, which colour an SVG.
+        about: what an SVG says of that run.
 
     Raises:
-        GraphError: there is no such format.
+        GraphError: there is no such format, or it has no colours for ``states``.
     """
-    known = {"text": _draw_text, "mermaid": _draw_mermaid, "dot": _draw_dot}
+    known: Mapping[str, Callable[[Graph], str]] = {
+        "text": _draw_text,
+        "mermaid": _draw_mermaid,
+        "dot": _draw_dot,
+        "svg": partial(_draw_svg, states=states, about=about),
+    }
     if format not in known:
         names = ", ".join(map(repr, known))
         raise GraphError(f"there is no drawing format {format!r}; the formats are {names}")
+    if states is not None and format != "svg":
+        raise GraphError(f"run= colours the format 'svg' only, not {format!r}; leave one out")
     return known[format](graph)
+
+
+def _draw_svg(graph: Graph, states: Mapping[str, NodeState] | None, about: str) -> str:
+    # Here, because few programs draw: importing it takes as long as the rest of the graph.
+    from asyncflow.graph.svg import draw_svg
+
+    return draw_svg(graph, states, about)
 
 
 # -- what there is to draw -------------------------------------------------------------
 
 
-class _Edge(msgspec.Struct, frozen=True):
+class Edge(msgspec.Struct, frozen=True):
     """One line of a picture; without assets it only says what comes first."""
 
     start: int
@@ -52,7 +73,8 @@ class _Edge(msgspec.Struct, frozen=True):
         return ", ".join(name for name in self.assets if name != graph.nodes[self.start].name)
 
 
-def _edges(graph: Graph) -> Iterator[_Edge]:
+def edges_of(graph: Graph) -> Iterator[Edge]:
+    """The edges of a graph with what goes along them."""
     names = list(graph.assets)
     for index, parents in enumerate(graph.parents):
         carried: dict[int, list[str]] = {parent: [] for parent in parents}
@@ -60,10 +82,11 @@ def _edges(graph: Graph) -> Iterator[_Edge]:
             for producer in graph.producers_of(slot):
                 carried[producer].append(names[slot])
         for parent, assets in carried.items():
-            yield _Edge(parent, index, tuple(assets))
+            yield Edge(parent, index, tuple(assets))
 
 
-def _label(graph: Graph, index: int) -> str:
+def label_of(graph: Graph, index: int) -> str:
+    """A node's name, with a mark where a condition decides whether it runs."""
     node = graph.nodes[index]
     return f"{node.name} ?" if index in graph.conditions else node.name
 
@@ -90,7 +113,7 @@ def _draw_text(graph: Graph) -> str:
 
 
 def _outline(graph: Graph) -> str:
-    levels = _levels(graph)
+    levels = levels_of(graph)
     lines = [
         f"{number:4}. {_summary(graph, level)}" for number, level in enumerate(levels, start=1)
     ]
@@ -102,7 +125,8 @@ def _outline(graph: Graph) -> str:
     return "\n".join(lines)
 
 
-def _levels(graph: Graph) -> list[list[int]]:
+def levels_of(graph: Graph) -> list[list[int]]:
+    """The nodes by how many steps there are above them on the longest path."""
     level = [0] * len(graph)
     levels: list[list[int]] = []
     for index in graph.order:
@@ -114,7 +138,7 @@ def _levels(graph: Graph) -> list[list[int]]:
 
 
 def _summary(graph: Graph, level: Sequence[int]) -> str:
-    names = [_label(graph, index) for index in level]
+    names = [label_of(graph, index) for index in level]
     if len(names) > _NAMES_PER_LEVEL:
         left_out = len(names) - _NAMES_PER_LEVEL + 1
         names = [*names[: _NAMES_PER_LEVEL - 2], f"… {left_out:,} more …", names[-1]]
@@ -136,16 +160,16 @@ def _draw_mermaid(graph: Graph) -> str:
         else:
             title = f"    subgraph g{number}[{_mermaid_text(name)}]"
             lines += [title, *(f"    {node}" for node in nodes), "    end"]
-    lines += [f"    {_mermaid_edge(graph, edge)}" for edge in _edges(graph)]
+    lines += [f"    {_mermaid_edge(graph, edge)}" for edge in edges_of(graph)]
     return "\n".join(lines)
 
 
 def _mermaid_node(graph: Graph, index: int) -> str:
-    text = _mermaid_text(_label(graph, index))
+    text = _mermaid_text(label_of(graph, index))
     return f"n{index}{{{text}}}" if index in graph.conditions else f"n{index}[{text}]"
 
 
-def _mermaid_edge(graph: Graph, edge: _Edge) -> str:
+def _mermaid_edge(graph: Graph, edge: Edge) -> str:
     label = edge.label(graph)
     arrow = "-->" if edge.assets else "-.->"
     shown = f"|{_mermaid_text(label)}|" if label else ""
@@ -176,16 +200,16 @@ def _draw_dot(graph: Graph) -> str:
         else:
             lines += [f"  subgraph cluster_{number} {{", f"    label={_dot_text(name)};"]
             lines += ["    style=dashed;", *(f"  {node}" for node in nodes), "  }"]
-    lines += [f"  {_dot_edge(graph, edge)}" for edge in _edges(graph)]
+    lines += [f"  {_dot_edge(graph, edge)}" for edge in edges_of(graph)]
     return "\n".join([*lines, "}"])
 
 
 def _dot_node(graph: Graph, index: int) -> str:
     shape = ", shape=diamond, style=solid" if index in graph.conditions else ""
-    return f"n{index} [label={_dot_text(_label(graph, index))}{shape}];"
+    return f"n{index} [label={_dot_text(label_of(graph, index))}{shape}];"
 
 
-def _dot_edge(graph: Graph, edge: _Edge) -> str:
+def _dot_edge(graph: Graph, edge: Edge) -> str:
     label = edge.label(graph)
     wanted: Mapping[str, str] = {
         "label": _dot_text(label) if label else "",

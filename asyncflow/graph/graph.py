@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from asyncflow.graph.binding import CallTemplate
 from asyncflow.graph.grouping import StepGroup, Units
 from asyncflow.graph.node import MISSING
@@ -16,7 +18,21 @@ from asyncflow.step import Step
 if TYPE_CHECKING:
     from asyncflow.graph.compile import Blueprint
 
-__all__ = ["Graph"]
+__all__ = ["Graph", "MapPlan"]
+
+
+class MapPlan(msgspec.Struct, frozen=True):
+    """How a mapped node is expanded.
+
+    ``position`` is the slot that takes the element. Where the asset is made by another
+    mapped node, ``follows`` is that node and ``part`` which of its outputs; ``followers``
+    are the nodes that follow this one.
+    """
+
+    position: int
+    follows: int | None = None
+    part: int = 0
+    followers: tuple[int, ...] = ()
 
 
 class Graph:
@@ -30,6 +46,11 @@ class Graph:
         templates, slots: how each node is called, and the assets it takes.
         conditions: the condition's template for nodes that have one.
         parents, children: edges between nodes.
+        absent: the names of nodes that do not run where this is a part of a pipeline, and
+            ``elsewhere`` the names of run inputs and services that only those take.
+        maps: the nodes that run once for each element of an asset.
+        cleanup: the nodes that run after failures too, and whether they wait for everything
+            else because they name nothing to wait for.
         units: what is dispatched as one.
         unlocks: the units that wait for each node, once for each edge.
         wait: how many edges from outside each unit waits for.
@@ -52,6 +73,8 @@ class Graph:
         self.nodes = blueprint.nodes
         self.inputs = blueprint.inputs
         self.context = blueprint.context
+        self.absent = blueprint.absent
+        self.elsewhere = blueprint.elsewhere
         self.order = order
         self.index: Mapping[str, int] = wiring.index
         self.assets: Mapping[str, int] = wiring.assets.numbers
@@ -62,6 +85,8 @@ class Graph:
         self.slots: Sequence[tuple[int, ...]] = wiring.slots
         self.parents: Sequence[tuple[int, ...]] = wiring.parents
         self.children: Sequence[Sequence[int]] = children
+        self.maps: dict[int, MapPlan] = {}
+        self.cleanup: Mapping[int, bool] = wiring.cleanup
         self.units = units
         self.outside = wiring.outside
         self.warnings = warnings
@@ -92,6 +117,7 @@ class Graph:
             yield from graph._count_between_units()
         graph.roots = tuple(unit for unit, count in enumerate(graph.wait) if not count)
         yield
+        graph._place_maps(wiring.mapped)
         if blueprint.outputs is not None:
             yield from graph._count_consumers(blueprint.outputs)
         elif units.members is None:
@@ -100,21 +126,52 @@ class Graph:
 
     def _find_alone(self) -> Generator[None]:
         """Mark the nodes that the scheduler starts by its shortest way."""
-        known: dict[int, bool] = {}
-        for index, node in enumerate(self.nodes):
+        for index in range(len(self.nodes)):
             if not index % CHUNK:
                 yield
-            step = node.step
-            simple = known.get(id(step))
-            if simple is None:
-                simple = known[id(step)] = _is_simple(step) and self.units.lanes[index] == "inline"
-            output = self.outputs[index]
-            self.alone[index] = (
-                simple
-                and self.templates[index].plain
-                and not isinstance(output, tuple)
-                and not isinstance(self.producers[output], tuple)
-            )
+            self.alone[index] = index not in self.maps and self.is_simple(index)
+
+    def is_simple(self, index: int) -> bool:
+        """Whether a node, if it is a unit of its own, can be started by the shortest way."""
+        output = self.outputs[index]
+        return (
+            self.templates[index].plain
+            and not isinstance(output, tuple)
+            and not isinstance(self.producers[output], tuple)
+            and self.kept is None
+            and _is_simple(self.nodes[index].step)
+        )
+
+    def _place_maps(self, mapped: Sequence[int]) -> None:
+        """Which of the mapped nodes follow another one, element by element."""
+        for index in mapped:
+            self.maps[index] = self._map_plan(index, self.assets[self.nodes[index].map or ""])
+        flows: dict[int, list[int]] = {}
+        for index, plan in self.maps.items():
+            if plan.follows is not None:
+                flows.setdefault(plan.follows, []).append(index)
+        if not flows:
+            return
+        unlocks = list(self.unlocks)
+        for followed, followers in flows.items():
+            plan = self.maps[followed]
+            self.maps[followed] = msgspec.structs.replace(plan, followers=tuple(followers))
+            units = {self.units.of_node[follower] for follower in followers}
+            unlocks[followed] = [unit for unit in unlocks[followed] if unit not in units]
+        self.unlocks = unlocks
+
+    def _map_plan(self, index: int, asset: int) -> MapPlan:
+        position = self.slots[index].index(asset)
+        producers = self.producers_of(asset)
+        if len(producers) != 1 or self.nodes[producers[0]].map is None:
+            return MapPlan(position)
+        above = producers[0]
+        others = {slot for at, slot in enumerate(self.slots[index]) if at != position}
+        if not others.isdisjoint(self.outputs_of(above)):
+            return MapPlan(position)  # it wants the whole list as well
+        if self.nodes[above].name in self.nodes[index].after:
+            return MapPlan(position)
+        return MapPlan(position, above, self.outputs_of(above).index(asset))
 
     def _count_between_units(self) -> Generator[None]:
         unit_of = self.units.of_node
@@ -182,18 +239,31 @@ class Graph:
         Returns:
             ``WAITING`` (it may), ``UPSTREAM_FAILED`` if anything above it failed, or
             ``SKIPPED`` if a value that it needs was not produced. A skip passes only to
-            nodes that need the value; a failure passes along every edge.
+            nodes that need the value; a failure passes along every edge, but not to clean-up
+            nodes.
         """
-        if any(states[parent] in FAILURES for parent in self.parents[index]):
+        failed = any(states[parent] in FAILURES for parent in self.parents[index])
+        when = self.nodes[index].step.when
+        if failed and when == "success":
             return UPSTREAM_FAILED
+        if not failed and when == "failure":
+            return SKIPPED
         slots = self.slots[index]
         templates = [self.templates[index]]
         if index in self.conditions:
             templates.append(self.conditions[index])
         for template in templates:
-            if any(values[slots[at]] is MISSING for at in template.required_positions()):
+            required = template.required_positions() - self._flowing(index, states)
+            if any(values[slots[at]] is MISSING for at in required):
                 return SKIPPED
         return WAITING
+
+    def _flowing(self, index: int, states: Sequence[int]) -> set[int]:
+        """The slot of a mapped node whose list is still being made, element by element."""
+        plan = self.maps.get(index)
+        if plan is None or plan.follows is None or states[plan.follows] != WAITING:
+            return set()
+        return {plan.position}
 
     def failed_above(self, index: int, states: Sequence[int]) -> int | None:
         """The nearest ancestor that itself failed, for the message of what it holds back."""
@@ -214,5 +284,6 @@ def _is_simple(step: Step[..., Any]) -> bool:
         step.is_coroutine
         and step.condition is None
         and step.timeout is None
+        and step.when == "success"
         and step.resources is None
     )

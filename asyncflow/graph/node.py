@@ -25,7 +25,8 @@ MISSING: Final = _Missing()
 class Node(msgspec.Struct, frozen=True):
     """One use of a step in a pipeline, under its own name and with its own wiring.
 
-    ``inputs`` and ``outputs`` replace those of the step where they are not None.
+    ``inputs`` and ``outputs`` replace those of the step where they are not None; ``map``
+    names the asset for each of whose elements it runs once.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Node(msgspec.Struct, frozen=True):
     after: tuple[str, ...] = ()
     inputs: tuple[str, ...] | Mapping[str, str | tuple[str, ...]] | None = None
     outputs: tuple[str, ...] | None = None
+    map: str | None = None
 
     @property
     def asset_names(self) -> tuple[str, ...]:
@@ -42,4 +44,7 @@ class Node(msgspec.Struct, frozen=True):
 
     @property
     def declared_inputs(self) -> tuple[str, ...] | Mapping[str, str | tuple[str, ...]] | None:
-        return self.step.inputs if self.inputs is None else self.inputs
+        declared = self.step.inputs if self.inputs is None else self.inputs
+        if self.map is None or isinstance(declared, Mapping) or self.map in (declared or ()):
+            return declared
+        return (self.map, *(declared or ()))

@@ -16,12 +16,14 @@ from typing import Any
 
 import msgspec
 
+from asyncflow.graph.assets import Assets
 from asyncflow.graph.binding import (
     EMPTY,
     CallTemplate,
     FromAsset,
     FromAssets,
     FromContext,
+    FromFailure,
     FromOutside,
     FromParams,
     Source,
@@ -30,7 +32,7 @@ from asyncflow.graph.binding import (
 from asyncflow.graph.node import Node
 from asyncflow.step import Parameter, Step
 
-__all__ = ["Assets", "Wiring", "nearest", "wire"]
+__all__ = ["Wiring", "nearest", "wire"]
 
 _NOTHING: Mapping[str, Any] = {}
 # How many nodes a phase of the build handles before it offers the event loop a turn.
@@ -44,42 +46,6 @@ def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return f"; {otherwise}" if otherwise else ""
 
 
-class Assets:
-    """All assets of a graph by number: their names and who produces them.
-
-    Where every node has one output and nobody shares one, an asset has the number of the
-    node that produces it.
-    """
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-        self.outputs: list[int | tuple[int, ...]] = []
-        # Only assets with several producers stand in here; most have just one.
-        self.producers: list[int | tuple[int, ...]] = []
-
-    def add(self, index: int, names: tuple[str, ...]) -> list[tuple[str, int]]:
-        """Give a node its outputs; returns those that an earlier node produces as well."""
-        shared: list[tuple[str, int]] = []
-        numbers = [self._number(name, index, shared) for name in names]
-        self.outputs.append(numbers[0] if len(numbers) == 1 else tuple(numbers))
-        return shared
-
-    def _number(self, name: str, index: int, shared: list[tuple[str, int]]) -> int:
-        number = self.numbers.get(name)
-        if number is None:
-            number = self.numbers[name] = len(self.producers)
-            self.producers.append(index)
-            return number
-        others = self.producers_of(number)
-        shared.append((name, others[0]))
-        self.producers[number] = (*others, index)
-        return number
-
-    def producers_of(self, number: int) -> tuple[int, ...]:
-        found = self.producers[number]
-        return found if isinstance(found, tuple) else (found,)
-
-
 class Wiring(msgspec.Struct):
     """What :func:`wire` works out; the lists go by node."""
 
@@ -91,6 +57,9 @@ class Wiring(msgspec.Struct):
     parents: list[tuple[int, ...]]
     # name → (has a default everywhere, the first node that asks for it)
     outside: dict[str, tuple[bool, int]]
+    # clean-up nodes → whether they wait for everything else
+    cleanup: dict[int, bool] = {}
+    mapped: list[int] = []
 
 
 class _Shape(msgspec.Struct, frozen=True):
@@ -103,12 +72,19 @@ class _Shape(msgspec.Struct, frozen=True):
 
 class _Wirer:
     def __init__(
-        self, nodes: Sequence[Node], offered: Collection[str], problems: list[str]
+        self,
+        nodes: Sequence[Node],
+        offered: Collection[str],
+        problems: list[str],
+        given: Collection[str],
+        absent: Collection[str],
     ) -> None:
         self.nodes = nodes
         self.offered = offered
         self.problems = problems
+        self.absent = absent
         self.assets = Assets()
+        self.assets.add_given(given)
         self.index: dict[str, int] = {}
         self.outside: dict[str, tuple[bool, int]] = {}
         self.shapes: dict[Any, _Shape | None] = {}
@@ -178,6 +154,8 @@ class _Wirer:
         slots: tuple[int, ...],
     ) -> None:
         wiring = self.wiring
+        if node.map is not None:
+            wiring.mapped.append(index)
         wiring.templates.append(template)
         wiring.slots.append(slots)
         if condition is not None:
@@ -197,6 +175,8 @@ class _Wirer:
                 found[producer] = None
         for name in node.after:
             before = self.index.get(name)
+            if before is None and name in self.absent:
+                continue
             if before is None:
                 self.problems.append(
                     f"step {node.name!r} runs after {name!r}, which is no step of this pipeline"
@@ -236,6 +216,7 @@ class _Wirer:
             id(node.step),
             None if node.params is None else tuple(node.params),
             _key_of(declared, node.step.parameter_names),
+            node.map is not None,
         )
         try:
             return self.shapes[key]
@@ -299,7 +280,7 @@ class _ShapeBuilder:
     ) -> tuple[dict[str, Source], list[tuple[str, Source]]]:
         if isinstance(declared, Mapping):
             return self._declared_mapping(declared, parameters)
-        by_name = {p.name: p for p in parameters if not p.is_variadic and not p.wants_context}
+        by_name = {p.name: p for p in parameters if not p.is_variadic and not _is_special(p)}
         sources = [(name, self._slot(name, by_name.get(name))) for name in declared]
         named: dict[str, Source] = {}
         rest: list[tuple[str, int]] = []
@@ -320,6 +301,9 @@ class _ShapeBuilder:
                 spare.append((name, FromAsset(position)))
         return named, spare
 
+    def _is_found_by_name(self, item: tuple[str, Parameter]) -> bool:
+        return item[0] in self.wirer.assets.numbers or item[0] in self.wirer.offered
+
     def _take(
         self,
         name: str,
@@ -339,7 +323,7 @@ class _ShapeBuilder:
     def _declared_mapping(
         self, declared: Mapping[str, Any], parameters: Sequence[Parameter]
     ) -> tuple[dict[str, Source], list[tuple[str, Source]]]:
-        by_name = {p.name: p for p in parameters if not p.is_variadic and not p.wants_context}
+        by_name = {p.name: p for p in parameters if not p.is_variadic and not _is_special(p)}
         open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         named: dict[str, Source] = {}
         spare: list[tuple[str, Source]] = []
@@ -402,6 +386,13 @@ class _ShapeBuilder:
         name = parameter.name
         if parameter.wants_context:
             return FromContext()
+        if parameter.wants_failure:
+            if self.node.step.when == "success":
+                raise _Faulty(
+                    f"parameter {name!r} takes a RunFailure, which only steps with "
+                    "when='failure' or when='always' get; add when=, or drop it"
+                )
+            return FromFailure()
         if name in self.params:
             return FromParams(name)
         if name in self.wirer.assets.numbers:
@@ -427,7 +418,9 @@ class _ShapeBuilder:
         if step.condition is None:
             return None
         own = {
-            name: source for name, source in named.items() if not isinstance(source, FromContext)
+            name: source
+            for name, source in named.items()
+            if not isinstance(source, FromContext | FromFailure)
         }
         sources: dict[str, Source] = {}
         for parameter in step.condition_parameters:
@@ -445,6 +438,10 @@ def _takes_any(parameter: Parameter, many: bool) -> bool:
     if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
         return True
     return not (many or parameter.has_default)
+
+
+def _is_special(parameter: Parameter) -> bool:
+    return parameter.wants_context or parameter.wants_failure
 
 
 def _with_default(source: Source, default: Any) -> Source:
@@ -479,7 +476,11 @@ def _key_of(declared: Any, parameter_names: frozenset[str]) -> Any:
 
 
 def wire(
-    nodes: Sequence[Node], offered: Collection[str], problems: list[str]
+    nodes: Sequence[Node],
+    offered: Collection[str],
+    problems: list[str],
+    given: Collection[str] = (),
+    absent: Collection[str] = (),
 ) -> Generator[None, None, Wiring]:
     """Resolve all names of a graph; what is wrong is added to ``problems``.
 
@@ -487,8 +488,10 @@ def wire(
         nodes: in order of declaration.
         offered: names of declared run inputs and context values.
         problems: gets one sentence for each fault.
+        given: assets whose values are there already.
+        absent: nodes that ``after`` may name though they do not run.
     """
-    wirer = _Wirer(nodes, offered, problems)
+    wirer = _Wirer(nodes, offered, problems, given, absent)
     yield from wirer.name_nodes()
     yield from wirer.name_assets()
     yield from wirer.wire_nodes()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
-from asyncflow.lanes.lane import Call, Lane, LaneStatistics, invoke, without_lane_frames
+from asyncflow.lanes.lane import CURRENT, Call, Lane, LaneStatistics, invoke, without_lane_frames
 
 __all__ = ["InlineLane"]
 
@@ -46,6 +46,7 @@ class InlineLane(Lane):
 
     async def _run(self, call: Call) -> None:
         call.started = self._clock()
+        CURRENT.set(call)
         try:
             if not call.is_coroutine:
                 call.value = invoke(call)
@@ -59,6 +60,7 @@ class InlineLane(Lane):
             call.error = error
             without_lane_frames(error)
         finally:
+            CURRENT.set(None)  # the context would keep the call alive, and the call the context
             call.finished = self._clock()
             call.done(call)
 
@@ -90,6 +92,12 @@ class InlineLane(Lane):
         return None
 
     def release(self, worker: Any) -> None:
+        return None
+
+    def lend(self, worker: Any) -> None:
+        return None
+
+    def take_back(self, worker: Any) -> None:
         return None
 
     def statistics(self) -> LaneStatistics:

@@ -21,7 +21,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
-__all__ = ["Call", "Lane", "LaneStatistics", "invoke", "without_lane_frames"]
+__all__ = ["CURRENT", "Call", "Lane", "LaneStatistics", "invoke", "without_lane_frames"]
+
+
+# The call that is being made, for what a step does to find out whose it is.
+CURRENT: contextvars.ContextVar[Any] = contextvars.ContextVar("asyncflow_call", default=None)
 
 
 class Call(msgspec.Struct, eq=False):
@@ -101,6 +105,14 @@ class Lane(ABC):
         """A worker that was kept for a group is free again."""
 
     @abstractmethod
+    def lend(self, worker: Any) -> None:
+        """A worker's call only waits for its nest: do not count it for a while."""
+
+    @abstractmethod
+    def take_back(self, worker: Any) -> None:
+        """Count a worker again that was lent."""
+
+    @abstractmethod
     def statistics(self) -> LaneStatistics:
         """The lane at this moment."""
 
@@ -111,7 +123,11 @@ class Lane(ABC):
 
 def invoke(call: Call) -> Any:
     """Call a sync function; a coroutine that it returns was forgotten, not asked for."""
-    value = call.func(*call.args, **(call.kwargs or {}))
+    CURRENT.set(call)
+    try:
+        value = call.func(*call.args, **(call.kwargs or {}))
+    finally:
+        CURRENT.set(None)
     if inspect.iscoroutine(value):
         value.close()
         raise TypeError(

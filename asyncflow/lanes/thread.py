@@ -64,6 +64,7 @@ class ThreadLane(Lane):
         self._workers: set[ThreadWorker] = set()
         self._idle: list[ThreadWorker] = []
         self._lost = 0
+        self._waiting = 0  # workers whose calls only wait for their nests
         self._ended: deque[Call] = deque()
         self._wake_pending = False
 
@@ -108,7 +109,13 @@ class ThreadLane(Lane):
         self._lost += 1
 
     def has_room(self) -> bool:
-        return bool(self._idle) or len(self._workers) < self._max_threads
+        return bool(self._idle) or len(self._workers) - self._waiting < self._max_threads
+
+    def lend(self, worker: ThreadWorker) -> None:
+        self._waiting += 1
+
+    def take_back(self, worker: ThreadWorker) -> None:
+        self._waiting -= 1
 
     def reserve(self) -> ThreadWorker | None:
         try:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from asyncflow.blocking import run_blocking
 from asyncflow.errors import GraphError
@@ -15,12 +18,34 @@ from asyncflow.graph.compile import Blueprint, building
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.grouping import Group, StepGroup
 from asyncflow.graph.node import Node
+from asyncflow.graph.selection import select
 from asyncflow.graph.wiring import nearest
+from asyncflow.pipeline.arguments import (
+    check_kinds,
+    converted,
+    declared_inputs,
+    group_of,
+    items_of,
+    kept_outputs,
+    name_of_step,
+    names_before,
+    policy_of,
+    replaced_steps,
+    run_seconds,
+    target_names,
+    values_by_name,
+)
 from asyncflow.pipeline.executor import ParallelExecutor
 from asyncflow.result import PipelineResult
-from asyncflow.run import Run, log_failure
-from asyncflow.runtime import DEFAULT_THREADS, FailurePolicy, Runtime
-from asyncflow.step import Inputs, Step, check_name, inputs_of, outputs_of, seconds_of
+from asyncflow.run import Run
+from asyncflow.runtime import (
+    DEFAULT_THREADS,
+    FailurePolicy,
+    RunRequest,
+    Runtime,
+    ambient_runtime,
+)
+from asyncflow.step import Inputs, Step, check_name, inputs_of, outputs_of
 
 if TYPE_CHECKING:
     from asyncflow.graph.plan import Plan
@@ -28,7 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline"]
 
 _LOGGER = logging.getLogger("asyncflow")
-POLICIES = ("fail_fast", "collect_all")
 _BUILD_SECONDS = 0.004
 
 
@@ -73,15 +97,15 @@ class Pipeline:
         failure_policy: FailurePolicy = "fail_fast",
     ) -> None:
         self.name = check_name(name, "pipeline")
-        self.failure_policy = _policy(failure_policy)
-        self.inputs = _declared(inputs)
-        self.outputs = None if outputs is None else _outputs(outputs)
-        self.context = _by_name("Pipeline(context=…)", context)
-        groups = _by_name("Pipeline(groups=…)", groups)
-        self.groups = {label: _group(label, said) for label, said in groups.items()}
+        self.failure_policy = policy_of(failure_policy)
+        self.inputs = declared_inputs(inputs)
+        self.outputs = None if outputs is None else kept_outputs(outputs)
+        self.context = values_by_name("Pipeline(context=…)", context)
+        groups = values_by_name("Pipeline(groups=…)", groups)
+        self.groups = {label: group_of(label, said) for label, said in groups.items()}
         self._nodes: list[Node] = []
         self._graph: Graph | None = None
-        for given in _listed("Pipeline(steps=…)", steps):
+        for given in items_of("Pipeline(steps=…)", steps):
             self.add_step(given)
 
     def __repr__(self) -> str:
@@ -101,6 +125,7 @@ class Pipeline:
         *,
         inputs: Inputs | None = None,
         outputs: Iterable[str] | None = None,
+        map: str | None = None,
     ) -> Self:
         """Place a step in the graph; the same step may stand under many names.
 
@@ -110,6 +135,9 @@ class Pipeline:
             params: values for parameters, by name.
             after: nodes (names or steps) that must be done first, whatever they return.
             inputs, outputs: the wiring of this node, instead of the step's own.
+            map: an asset, for each of whose elements (known only when the run gets there) the
+                step runs once; it produces the list of what these give, in that order. What
+                maps over that list again starts with each element, not with the whole list.
 
         Returns:
             The pipeline, so that calls can be chained.
@@ -118,21 +146,47 @@ class Pipeline:
             GraphError: an argument makes no sense. Faults that depend on other steps are
                 found by :meth:`build`.
         """
-        node_name = _step_name(step) if name is None else check_name(name, "step")
-        given = _by_name(f"step {node_name!r}: params", params) if params is not None else None
-        before = _after(node_name, after) if after else ()
+        node_name = name_of_step(step) if name is None else check_name(name, "step")
+        given = (
+            values_by_name(f"step {node_name!r}: params", params) if params is not None else None
+        )
+        before = names_before(node_name, after) if after else ()
         self._nodes.append(
             Node(
                 node_name,
                 step,
                 given or None,
                 before,
-                None if inputs is None else _wiring(node_name, "inputs", inputs_of, inputs),
-                None if outputs is None else _wiring(node_name, "outputs", outputs_of, outputs),
+                None if inputs is None else converted(node_name, "inputs", inputs_of, inputs),
+                None if outputs is None else converted(node_name, "outputs", outputs_of, outputs),
+                None if map is None else check_name(map, "asset"),
             )
         )
         self._graph = None
         return self
+
+    def with_steps(self, replacements: Mapping[str | Step[..., Any], Any]) -> Pipeline:
+        """A copy with other functions, for tests and notebooks.
+
+        Args:
+            replacements: node name (or the step of that name) → a function, which takes over the
+                options of the step it replaces, or a step, which brings its own.
+
+        Raises:
+            GraphError: a name is unknown, or what stands for it is no function.
+        """
+        names = {node.name for node in self._nodes}
+        others = replaced_steps(replacements)
+        for name in others:
+            if name not in names:
+                raise GraphError(
+                    f"pipeline {self.name!r}: with_steps names {name!r}, which is no step"
+                    + nearest(name, names)
+                )
+        changed = copy.copy(self)
+        changed._graph = None
+        changed._nodes = [_replaced(node, others) for node in self._nodes]
+        return changed
 
     # -- building ------------------------------------------------------------------------
 
@@ -152,18 +206,46 @@ class Pipeline:
 
     async def build_async(self) -> Graph:
         """Like :meth:`build`, giving other tasks a turn every few milliseconds."""
-        steps = self._building()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _BUILD_SECONDS
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                graph: Graph = done.value
-                return graph
-            if loop.time() >= until:
-                await asyncio.sleep(0)
-                until = loop.time() + _BUILD_SECONDS
+        return await _in_slices(self._building())
+
+    async def _graph_of(
+        self, targets: Iterable[str | Step[..., Any]] | None, given: Mapping[str, Any]
+    ) -> Graph:
+        """The whole graph, or the part of it that has to run."""
+        graph = await self.build_async()
+        if targets is None and not given:
+            return graph
+        wanted = None if targets is None else target_names(targets)
+        nodes = select(graph, wanted, given)
+        if not nodes:
+            raise GraphError(f"pipeline {self.name!r}: given= leaves nothing to run")
+        names = {node.name for node in nodes}
+        part = Blueprint(
+            self.name,
+            nodes,
+            inputs=self.inputs,
+            outputs=self._outputs_among(names, given, wanted),
+            context=self.context,
+            groups={
+                label: said
+                for label, said in self.groups.items()
+                if any(node.step.execution_group == label for node in nodes)
+            },
+            given=frozenset(given),
+            absent=frozenset(node.name for node in self._nodes if node.name not in names),
+            elsewhere=frozenset(graph.outside),
+        )
+        return await _in_slices(building(part))
+
+    def _outputs_among(
+        self, names: set[str], given: Mapping[str, Any], wanted: Iterable[str] | None
+    ) -> tuple[str, ...] | None:
+        """What a part of the pipeline keeps: the declared outputs it has, and its targets."""
+        if self.outputs is None:
+            return None
+        there = {asset for node in self._nodes if node.name in names for asset in node.asset_names}
+        kept = dict.fromkeys((*self.outputs, *(wanted or ())))
+        return tuple(name for name in kept if name in there | names | given.keys())
 
     def _building(self) -> Generator[None, None, Graph]:
         if self._graph is not None:
@@ -200,15 +282,27 @@ class Pipeline:
         admission = runtime.check(graph)
         return make_plan(graph, refusals=admission.refusals, clamped=admission.clamped)
 
-    def visualize(self, format: str = "text") -> str:
-        """The graph as ``"text"``, ``"mermaid"`` or ``"dot"``.
+    def visualize(self, format: str = "text", run: Run | PipelineResult | None = None) -> str:
+        """The graph as ``"text"``, ``"mermaid"``, ``"dot"`` or ``"svg"``.
+
+        Args:
+            format: one of these.
+            run: a run of this pipeline, or its result: the SVG shows the states of its steps.
 
         Raises:
-            GraphError: there is no such format, or the pipeline is wrong.
+            GraphError: there is no such format, the pipeline is wrong, or the run is of
+                another one.
         """
         from asyncflow.graph.drawing import draw
 
-        return draw(self.build(), format)
+        graph = self.build()
+        if run is None:
+            return draw(graph, format)
+        states = run.states()
+        if states.keys().isdisjoint(graph.index):
+            raise GraphError(f"pipeline {self.name!r}: visualize(run=…) got {run!r}, not its own")
+        run_id = run.run_id if isinstance(run, PipelineResult) else run.id
+        return draw(graph, format, states, f"run {run_id} {run.state}")
 
     # -- running -------------------------------------------------------------------------
 
@@ -216,6 +310,9 @@ class Pipeline:
         self,
         inputs: Mapping[str, Any] | None = None,
         *,
+        targets: Iterable[str | Step[..., Any]] | None = None,
+        given: Mapping[str, Any] | None = None,
+        services: Mapping[str, Any] | None = None,
         executor: ParallelExecutor | None = None,
         runtime: Runtime | None = None,
         run_id: str | None = None,
@@ -231,6 +328,11 @@ class Pipeline:
 
         Args:
             inputs: values for run inputs, by name.
+            targets: only these steps or assets, and what they need.
+            given: values that stand in for assets; what produces them does not run, nor what
+                only that needs.
+            services: live objects (clients, pools) that parameters find by name; never
+                recorded.
             executor: a limit for steps in worker lanes.
             runtime: whose capacity and lanes to use; left out, one of this call's own.
             run_id: a name for the run; left out, one that nobody has.
@@ -245,6 +347,9 @@ class Pipeline:
         """
         async with self.start(
             inputs,
+            targets=targets,
+            given=given,
+            services=services,
             executor=executor,
             runtime=runtime,
             run_id=run_id,
@@ -265,11 +370,45 @@ class Pipeline:
         """
         return run_blocking(lambda: self.run(inputs, **options), "pipeline.run_sync()")
 
+    async def request(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        targets: Iterable[str | Step[..., Any]] | None = None,
+        given: Mapping[str, Any] | None = None,
+        services: Mapping[str, Any] | None = None,
+        executor: ParallelExecutor | None = None,
+        run_id: str | None = None,
+        failure_policy: FailurePolicy | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> RunRequest:
+        """Build, and check the arguments of a run: what a :class:`Runtime` is handed.
+
+        Raises:
+            GraphError: the pipeline or an argument is wrong.
+        """
+        policy = self.failure_policy if failure_policy is None else policy_of(failure_policy)
+        seconds = run_seconds(timeout)
+        values = values_by_name("run(given=…)", given)
+        return RunRequest(
+            graph=await self._graph_of(targets, values),
+            inputs=values_by_name("run(inputs=…)", inputs),
+            services=values_by_name("run(services=…)", services),
+            given=values,
+            run_id=None if run_id is None else check_name(run_id, "run"),
+            failure_policy=policy,
+            timeout_seconds=seconds,
+            max_workers=None if executor is None else executor.max_workers,
+        )
+
     @asynccontextmanager
     async def start(
         self,
         inputs: Mapping[str, Any] | None = None,
         *,
+        targets: Iterable[str | Step[..., Any]] | None = None,
+        given: Mapping[str, Any] | None = None,
+        services: Mapping[str, Any] | None = None,
         executor: ParallelExecutor | None = None,
         runtime: Runtime | None = None,
         run_id: str | None = None,
@@ -287,200 +426,57 @@ class Pipeline:
                     print(event.kind, event.node)
                 result = await run.result()
         """
-        policy = self.failure_policy if failure_policy is None else _policy(failure_policy)
-        seconds = _run_seconds(timeout)
-        _check_kinds(executor, runtime)
-        given = _by_name("run(inputs=…)", inputs)
-        graph = await self.build_async()
-        outside = outside_values(graph, given)
-        workers = None if executor is None else executor.max_workers
+        check_kinds(executor, runtime)
+        request = await self.request(
+            inputs,
+            targets=targets,
+            given=given,
+            services=services,
+            executor=executor,
+            run_id=run_id,
+            failure_policy=failure_policy,
+            timeout=timeout,
+        )
         owned = None
+        runtime = runtime or ambient_runtime()
         if runtime is None:
-            owned = runtime = Runtime(max_threads=max(DEFAULT_THREADS, workers or 1))
-            await owned.__aenter__()
+            owned = runtime = Runtime(max_threads=max(DEFAULT_THREADS, request.max_workers or 1))
+            owned.open()
         try:
-            run = runtime.launch(
-                graph,
-                outside,
-                run_id=None if run_id is None else check_name(run_id, "run"),
-                failure_policy=policy,
-                timeout=seconds,
-                max_workers=workers,
-            )
-            try:
+            async with runtime.running(request) as run:
                 yield run
-                await run.wait()
-            except BaseException as error:
-                run.cancel_nowait(_reason(error))
-                await run.wait_shielded()
-                raise
-            finally:
-                log_failure(run.result_now())
         finally:
             if owned is not None:
                 await owned.aclose()
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError):
-        return "the task that awaits the run was cancelled"
-    return f"the block that started the run raised {type(error).__name__}"
+async def _in_slices(steps: Generator[None, None, Graph]) -> Graph:
+    """Run a build, giving other tasks a turn every few milliseconds."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _BUILD_SECONDS
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            graph: Graph = done.value
+            return graph
+        if loop.time() >= until:
+            await asyncio.sleep(0)
+            until = loop.time() + _BUILD_SECONDS
 
 
-def outside_values(graph: Graph, given: dict[str, Any]) -> dict[str, Any]:
-    """What parameters find by name: run inputs over context, checked.
-
-    Raises:
-        GraphError: an input is missing, unknown, of the wrong type, or named as an asset.
-    """
-    problems = [
-        *_missing_inputs(graph, given),
-        *(problem for name in given for problem in _input_problems(graph, name, given[name])),
-    ]
-    if problems:
-        raise GraphError([f"pipeline {graph.name!r}: {problem}" for problem in problems])
-    return {**graph.context, **given}
-
-
-def _missing_inputs(graph: Graph, given: Mapping[str, Any]) -> Iterable[str]:
-    for name in graph.inputs or ():
-        if name not in given:
-            yield f"the run input {name!r} is missing; pass inputs={{{name!r}: …}}"
-    if graph.inputs is not None:
-        return
-    for name, (has_default, index) in graph.outside.items():
-        if not has_default and name not in given and name not in graph.context:
-            hint = nearest(name, [*graph.assets, *graph.context, *given])
-            yield (
-                f"parameter {name!r} of step {graph.nodes[index].name!r} has no value: no asset, "
-                f"params or context has that name; pass inputs={{{name!r}: …}}{hint}"
-            )
-
-
-def _input_problems(graph: Graph, name: str, value: Any) -> Iterable[str]:
-    if graph.inputs is None:
-        if name in graph.assets and name not in graph.outside:
-            yield f"the run input {name!r} has the name of an asset; rename one"
-        elif name not in graph.outside:
-            hint = nearest(name, graph.outside, "leave it out, or add a parameter of that name")
-            yield f"no step takes the run input {name!r}{hint}"
-    elif name not in graph.inputs:
-        hint = nearest(name, graph.inputs, "add it to the pipeline's inputs=, or leave it out")
-        yield f"the run input {name!r} is not declared{hint}"
-    else:
-        wanted = graph.inputs[name]
-        fits = isinstance(value, wanted) if isinstance(wanted, type) else True
-        if not fits and not (wanted is float and isinstance(value, int)):
-            yield (
-                f"the run input {name!r} is of type {type(value).__name__}, declared as "
-                f"{wanted.__name__}; pass one of that type, or declare another"
-            )
+def _replaced(node: Node, replacements: Mapping[str, Any]) -> Node:
+    if node.name not in replacements:
+        return node
+    other = replacements[node.name]
+    if isinstance(other, Step):
+        return msgspec.structs.replace(node, step=other)
+    if not callable(other):
+        raise GraphError(f"with_steps takes functions or steps, got {other!r} for {node.name!r}")
+    return msgspec.structs.replace(node, step=Step(other, **node.step.options))
 
 
 def log_advice(graph: Graph) -> None:
     """What a build advises, once, for people who do not look at the plan."""
     for warning in graph.warnings:
         _LOGGER.warning("pipeline %r: %s", graph.name, warning)
-
-
-def _policy(value: Any) -> FailurePolicy:
-    if value not in POLICIES:
-        raise GraphError(f"failure_policy is 'fail_fast' or 'collect_all', not {value!r}")
-    policy: FailurePolicy = value
-    return policy
-
-
-def _declared(inputs: Any) -> dict[str, Any] | None:
-    if inputs is None:
-        return None
-    if isinstance(inputs, Mapping):
-        return {check_name(name, "input"): wanted for name, wanted in inputs.items()}
-    if isinstance(inputs, str) or not isinstance(inputs, Iterable):
-        raise GraphError(f"Pipeline(inputs=…) takes names or a mapping to types, got {inputs!r}")
-    return {check_name(name, "input"): object for name in inputs}
-
-
-def _by_name(where: str, given: Any) -> dict[str, Any]:
-    """A mapping from names to values; None gives an empty one."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise GraphError(f"{where} takes a mapping, got {given!r}; write {{'name': value}}")
-    for name in given:
-        if not isinstance(name, str):
-            raise GraphError(f"{where} has the key {name!r}, which is no name; write it as text")
-    return dict(given)
-
-
-def _listed(where: str, given: Any) -> Iterable[Any]:
-    if isinstance(given, Iterable):
-        return given
-    raise GraphError(f"{where} takes a list of steps, got {given!r}; write [{given!r}]")
-
-
-def _outputs(given: Any) -> tuple[str, ...] | None:
-    try:
-        return outputs_of(given)
-    except (TypeError, ValueError) as error:
-        raise GraphError(f"Pipeline(outputs=…) {error}") from error
-
-
-def _check_kinds(executor: Any, runtime: Any) -> None:
-    if not isinstance(executor, ParallelExecutor | None):
-        raise GraphError(
-            f"run(executor=…) takes a ParallelExecutor, got {executor!r}; write "
-            "ParallelExecutor(max_workers=4)"
-        )
-    if not isinstance(runtime, Runtime | None):
-        raise GraphError(
-            f"run(runtime=…) takes a Runtime, got {runtime!r}; enter one with "
-            "'async with Runtime() as runtime'"
-        )
-
-
-def _group(label: str, said: Any) -> Group:
-    if not isinstance(said, Group):
-        raise GraphError(
-            f"groups[{label!r}] takes a Group, got {said!r}; write Group(lane='thread')"
-        )
-    return said
-
-
-def _step_name(step: Any) -> str:
-    if isinstance(step, Step):
-        return step.name
-    remedy = (
-        "decorate the function with @step"
-        if callable(step)
-        else "pass the step itself, without calling it"
-    )
-    raise GraphError(f"add_step() takes a step, got {getattr(step, '__name__', step)!r}; {remedy}")
-
-
-def _after(name: str, after: Any) -> tuple[str, ...]:
-    if isinstance(after, str | Step):
-        raise GraphError(
-            f"step {name!r}: after takes a list of steps, got {after!r}; write [{after!r}]"
-        )
-    listed = _listed(f"step {name!r}: after", after)
-    names = [before.name if isinstance(before, Step) else before for before in listed]
-    for before in names:
-        if not isinstance(before, str):
-            raise GraphError(
-                f"step {name!r}: after takes names or steps, got {before!r}; name the step"
-            )
-    return tuple(names)
-
-
-def _wiring(name: str, option: str, convert: Any, value: Any) -> Any:
-    try:
-        return convert(value)
-    except (TypeError, ValueError) as error:
-        raise GraphError(f"step {name!r}: {option}: {error}") from error
-
-
-def _run_seconds(timeout: Any) -> float | None:
-    try:
-        return seconds_of(timeout)
-    except ValueError as error:
-        raise GraphError(f"run(timeout=…) {error}") from error

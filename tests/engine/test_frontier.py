@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 
 import pytest
 from hypothesis import given
@@ -129,6 +129,7 @@ def test_whatever_the_graph_every_unit_becomes_ready_after_its_parents(data: st.
     ]
     frontier = Frontier(unlocks, [len(parents) for parents in above])
     done: set[int] = set()
+    assert isinstance(frontier.ready, deque)
     while frontier.ready:
         place = data.draw(st.integers(0, len(frontier.ready) - 1))
         unit = frontier.ready[place]

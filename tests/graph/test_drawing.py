@@ -33,7 +33,7 @@ def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
     with pytest.raises(GraphError) as caught:
         draw(report(), "pdf")
     assert str(caught.value) == (
-        "there is no drawing format 'pdf'; the formats are 'text', 'mermaid', 'dot'"
+        "there is no drawing format 'pdf'; the formats are 'text', 'mermaid', 'dot', 'svg'"
     )
 
 
@@ -203,5 +203,5 @@ def test_graphviz_shows_odd_names_as_they_are() -> None:
 
 @given(graphs())
 def test_pictures_of_one_graph_are_always_the_same(nodes: list[Node]) -> None:
-    for format in ("text", "mermaid", "dot"):
+    for format in ("text", "mermaid", "dot", "svg"):
         assert draw(build(*nodes), format) == draw(build(*nodes), format)

@@ -236,15 +236,13 @@ def test_what_nothing_else_fills_is_asked_of_the_run() -> None:
     assert graph.outside == {"url": (False, 0), "limit": (False, 1)}
 
 
-def test_with_declared_run_inputs_every_parameter_must_be_known() -> None:
+def test_what_no_asset_and_no_params_fill_is_left_for_the_run_to_find() -> None:
     def use(url: str, limit: int = 10) -> None: ...
 
-    build(placed(step(use)), inputs={"url": str})
-    build(placed(step(use)), inputs={}, context={"url": "u"})
-    assert problems_of(placed(step(use)), inputs={"ulr": str}) == (
-        "parameter 'url' of step 'use' is filled by nothing: no params, asset, declared input or "
-        "context has that name; did you mean 'ulr'?",
-    )
+    declared: list[dict[str, type]] = [{"url": str}, {}, {"ulr": str}]
+    for inputs in declared:
+        graph = build(placed(step(use)), inputs=inputs)
+        assert graph.outside == {"url": (False, 0), "limit": (True, 0)}
 
 
 def test_a_step_context_goes_to_the_parameter_annotated_so() -> None:

@@ -355,6 +355,7 @@ async def test_closing_a_runtime_cancels_the_runs_that_are_left() -> None:
     async with Runtime() as runtime:
         user = asyncio.create_task(use(runtime))
         await asyncio.sleep(5)
+        await runtime.aclose(drain_seconds=0)
     assert LOG == ["tidied up at 6"]
     result = await user
     assert (result.state, result.reason) == (RunState.CANCELLED, "the runtime was closed")
@@ -374,7 +375,7 @@ async def test_a_cancel_while_a_runtime_is_closed_is_not_lost() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert LOG == ["tidied up at 6"]
+    assert LOG == ["tidied up at 6.5"]
     assert (await users[0]).state is RunState.CANCELLED
 
 

@@ -133,7 +133,7 @@ async def test_a_finished_step_leaves_at_most_one_object_to_the_collector(
     assert left <= count
 
 
-@virtual_time
+# Not in virtual time, where every event is built and kept.
 async def test_a_finished_step_leaves_little_memory() -> None:
     count = 20_000
     pipeline = fan_out(count)

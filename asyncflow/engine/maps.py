@@ -1,0 +1,208 @@
+"""Mapped nodes: one node for each element of an asset, known only while the run goes on.
+
+A mapped node waits like any other. When its parents are done it is *expanded*: its
+elements become nodes of their own, and it waits for them; when the last has ended it ends
+itself, with the list of their values. A mapped node that maps over the values of another
+one is expanded right after that one, element by element: nobody waits for the whole list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from asyncflow import events
+from asyncflow.engine.record import RunRecord
+from asyncflow.errors import StepFailed, text_of
+from asyncflow.graph.graph import MapPlan
+from asyncflow.graph.growing import GrowingGraph
+from asyncflow.states import FAILED, FAILURES, RUNNING, SUCCEEDED, UPSTREAM_FAILED
+
+if TYPE_CHECKING:
+    from asyncflow.engine.scheduler import Scheduler
+
+__all__ = ["Expansion", "Maps"]
+
+_CHUNK = 128
+# Key, asset and parents of an element.
+Element = tuple[Any, int, tuple[int, ...]]
+MAX_ELEMENTS = 1_000_000
+
+
+class Expansion(msgspec.Struct, eq=False):
+    """What became of a mapped node in one run.
+
+    ``elements`` are node numbers in input order; ``pending`` of them have not ended;
+    ``complete`` says that all have been added.
+    """
+
+    began_at: float
+    elements: list[int] = []
+    keys: list[Any] = []
+    pending: int = 0
+    complete: bool = False
+
+
+class Maps:
+    """Expands the mapped nodes of one scheduler's runs, a chunk in each turn."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def begin(self, run: RunRecord, node: int) -> None:
+        """A mapped node has all it waits for."""
+        run.expansions[node] = Expansion(self._scheduler.clock())
+        self._scheduler.growing.append(self._expand(run, node))
+        self._let_flow(run, node)
+
+    def grow_some(self) -> None:
+        """Add a chunk of elements of one node; each has its turn."""
+        growth = self._scheduler.growing.popleft()
+        if next(growth, self) is not self:
+            self._scheduler.growing.append(growth)
+
+    def _expand(self, run: RunRecord, node: int) -> Generator[None]:
+        expansion = run.expansions[node]
+        run.grow()
+        try:
+            for element in self._elements_of(run, node):
+                if run.stopping is not None:
+                    return
+                if element is not None:
+                    self._add(run, node, *element)
+                if element is None or not len(expansion.elements) % _CHUNK:
+                    self._scheduler.queue(run)
+                    yield
+        except Exception as error:  # noqa: BLE001 - iterating calls the user's code
+            self._refuse(run, node, error)
+            return
+        expansion.complete = True
+        run.graph.parents[node] = (*run.graph.parents[node], *expansion.elements)  # type: ignore[index]
+        run.bus.publish(
+            events.MapExpanded,
+            node=run.graph.nodes[node].name,
+            elements=len(expansion.elements),
+        )
+        self._collect(run, node)
+        self._scheduler.queue(run)
+
+    def _elements_of(self, run: RunRecord, node: int) -> Iterable[Element | None]:
+        """Key, asset and parents of each element; None while the next is not known."""
+        plan = run.graph.maps[node]
+        followed = run.expansions.get(plan.follows) if plan.follows is not None else None
+        if followed is not None:
+            yield from _following(run, followed, plan)
+            return
+        source = run.graph.slots[node][plan.position]
+        for key, value in _items(run.values[source]):
+            asset = run.graph.add_asset()  # type: ignore[attr-defined]
+            run.values.append(value)
+            if run.consumers is not None:
+                run.consumers.append(1)
+            yield key, asset, ()
+
+    def _add(
+        self, run: RunRecord, node: int, key: Any, asset: int, parents: tuple[int, ...]
+    ) -> None:
+        graph = run.graph
+        assert isinstance(graph, GrowingGraph)
+        expansion, plan = run.expansions[node], graph.maps[node]
+        mapped = graph.nodes[node]
+        slots = list(graph.slots[node])
+        slots[plan.position] = asset
+        element = graph.add_element(
+            node,
+            msgspec.structs.replace(mapped, name=f"{mapped.name}[{key}]", map=None),
+            tuple(slots),
+            parents,
+        )
+        run.add_node(len(graph.outputs_of(element)))
+        expansion.elements.append(element)
+        expansion.keys.append(key)
+        expansion.pending += 1
+        run.element_of[element] = node
+        run.frontier.add(len(graph.units.lanes) - 1, [p for p in parents if not run.is_final(p)])
+
+    # -- ends ----------------------------------------------------------------------------
+
+    def element_ended(self, run: RunRecord, element: int) -> None:
+        """One element of a mapped node reached its final state."""
+        node = run.element_of.pop(element, None)
+        if node is not None:
+            run.expansions[node].pending -= 1
+            self._collect(run, node)
+
+    def ended(self, run: RunRecord, node: int) -> None:
+        """A mapped node ended; if it never was expanded, none that follow it wait for that."""
+        if node in run.graph.maps and node not in run.expansions:
+            self._let_flow(run, node)
+
+    def _let_flow(self, run: RunRecord, node: int) -> None:
+        followers = [run.graph.units.of_node[f] for f in run.graph.maps[node].followers]
+        run.frontier.release(followers)
+
+    def _collect(self, run: RunRecord, node: int) -> None:
+        expansion = run.expansions[node]
+        if expansion.pending or not expansion.complete or run.is_final(node):
+            return
+        states = run.states
+        if any(states[above] in FAILURES for above in run.graph.parents[node]):
+            self._end(run, node, UPSTREAM_FAILED)
+            return
+        there = [element for element in expansion.elements if states[element] == SUCCEEDED]
+        for part, asset in enumerate(run.graph.outputs_of(node)):
+            run.values[asset] = [
+                run.values[run.graph.outputs_of(element)[part]] for element in there
+            ]
+        outputs = run.graph.outputs_of(node)
+        if len(outputs) > 1:
+            run.raw[node] = tuple(run.values[asset] for asset in outputs)
+        run.started[node] = expansion.began_at
+        states[node] = RUNNING
+        self._end(run, node, SUCCEEDED)
+
+    def _refuse(self, run: RunRecord, node: int, error: Exception) -> None:
+        name = run.graph.nodes[node].name
+        failed = StepFailed(
+            f"step {name!r} maps over {run.graph.nodes[node].map!r}, whose elements cannot be "
+            f"had: {text_of(error)}",
+            step=name,
+        )
+        failed.__cause__ = error
+        run.errors[node] = failed
+        self._end(run, node, FAILED)
+        if run.fail_fast:
+            self._scheduler.stopping.fail_run(run, name, failed)
+
+    def _end(self, run: RunRecord, node: int, state: int) -> None:
+        run.finished[node] = self._scheduler.clock()
+        self._scheduler.settlement.reach(run, node, state)
+        if not run.left or run.stopping is not None:
+            self._scheduler.stopping.end_if_over(run)
+
+
+def _following(run: RunRecord, followed: Expansion, plan: MapPlan) -> Iterator[Element | None]:
+    """The elements of the node that is followed, which may itself still be growing."""
+    count = 0
+    while True:
+        while count < len(followed.elements):
+            element = followed.elements[count]
+            asset = run.graph.outputs_of(element)[plan.part]
+            yield followed.keys[count], asset, (element,)
+            count += 1
+        if followed.complete or run.is_final(plan.follows or 0):
+            return
+        yield None
+
+
+def _items(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Keys and elements: those of a mapping, else numbered from 0."""
+    if isinstance(value, str | bytes):
+        raise TypeError(f"it is {type(value).__name__}, not a list of elements")
+    items = iter(value.items()) if isinstance(value, Mapping) else enumerate(value)
+    yield from islice(items, MAX_ELEMENTS)
+    if next(iter(items), None) is not None:
+        raise ValueError(f"there are more than {MAX_ELEMENTS:,} elements; use stream_map for that")

@@ -1,0 +1,88 @@
+"""What comes from outside a graph: run inputs, services and context, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from asyncflow.errors import GraphError
+from asyncflow.graph.graph import Graph
+from asyncflow.graph.wiring import nearest
+
+__all__ = ["outside_values"]
+
+
+def outside_values(
+    graph: Graph,
+    inputs: Mapping[str, Any],
+    services: Mapping[str, Any],
+    shared_services: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What parameters find by name: run inputs, else services, else context.
+
+    Args:
+        inputs: the values of this run.
+        services: live objects for this run; every one must be taken by some step.
+        shared_services: those of the runtime, which other pipelines may take.
+
+    Raises:
+        GraphError: an input is missing, unknown, of the wrong type, or named as an asset.
+    """
+    offered = {**graph.context, **shared_services, **services}
+    problems = [
+        *_missing(graph, inputs, offered),
+        *(problem for name in inputs for problem in _input_problems(graph, name, inputs[name])),
+        *(problem for name in services for problem in _service_problems(graph, name)),
+    ]
+    if problems:
+        raise GraphError([f"pipeline {graph.name!r}: {problem}" for problem in problems])
+    return {**offered, **inputs}
+
+
+def _missing(graph: Graph, inputs: Mapping[str, Any], offered: Mapping[str, Any]) -> Iterator[str]:
+    declared = graph.inputs or {}
+    for name in declared:
+        if name not in inputs and (name in graph.outside or not graph.absent):
+            yield f"the run input {name!r} is missing; pass inputs={{{name!r}: …}}"
+    for name, (has_default, index) in graph.outside.items():
+        if has_default or name in inputs or name in offered or name in declared:
+            continue
+        hint = nearest(
+            name,
+            [*graph.assets, *offered, *inputs, *declared],
+            f"pass inputs={{{name!r}: …}} or services={{{name!r}: …}}",
+        )
+        yield (
+            f"parameter {name!r} of step {graph.nodes[index].name!r} has no value: no asset, "
+            f"params, run input, service or context has that name{hint}"
+        )
+
+
+def _input_problems(graph: Graph, name: str, value: Any) -> Iterator[str]:
+    if graph.inputs is None:
+        if name in graph.assets and name not in graph.outside:
+            yield f"the run input {name!r} has the name of an asset; rename one"
+        elif name not in graph.outside and name not in graph.elsewhere:
+            hint = nearest(name, graph.outside, "leave it out, or add a parameter of that name")
+            yield f"no step takes the run input {name!r}{hint}"
+    elif name not in graph.inputs:
+        hint = nearest(name, graph.inputs, "add it to the pipeline's inputs=, or leave it out")
+        yield f"the run input {name!r} is not declared{hint}"
+    else:
+        wanted = graph.inputs[name]
+        fits = isinstance(value, wanted) if isinstance(wanted, type) else True
+        if not fits and not (wanted is float and isinstance(value, int)):
+            yield (
+                f"the run input {name!r} is of type {type(value).__name__}, declared as "
+                f"{wanted.__name__}; pass one of that type, or declare another"
+            )
+
+
+def _service_problems(graph: Graph, name: str) -> Iterator[str]:
+    if name in graph.outside:
+        return
+    if name in graph.assets:
+        yield f"the service {name!r} has the name of an asset; rename one"
+    elif name not in graph.elsewhere:
+        hint = nearest(name, graph.outside, "leave it out, or add a parameter of that name")
+        yield f"no step takes the service {name!r}{hint}"

@@ -1,0 +1,57 @@
+"""Mapped nodes: one node for each element, elements flow on, the asset is the ordered list."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from asyncflow import Pipeline, step
+from tests.virtual_time import now, virtual_time
+
+
+@step
+async def numbers(values: object) -> object:
+    return values
+
+
+@step
+async def slow(number: int) -> int:
+    await asyncio.sleep(number)
+    return number * 10
+
+
+@pytest.mark.parametrize("values", [[3, 1, 2], [], (2, 1), {"a": 3, "b": 1}])
+def test_the_asset_is_the_list_in_input_order(values: object) -> None:
+    @virtual_time
+    async def main() -> None:
+        pipeline = Pipeline("p").add_step(numbers, params={"values": values})
+        result = await pipeline.add_step(slow, inputs=["numbers"], map="numbers").run()
+        elements = values.values() if isinstance(values, dict) else values
+        assert result["slow"] == [number * 10 for number in elements]  # type: ignore[attr-defined]
+
+    main()
+
+
+@virtual_time
+async def test_what_cannot_be_iterated_over_fails_the_mapped_node() -> None:
+    pipeline = Pipeline("p").add_step(numbers, params={"values": 7})
+    result = await pipeline.add_step(slow, inputs=["numbers"], map="numbers").run()
+    assert not result.success
+    assert "maps over 'numbers'" in str(result.step_results["slow"].error)
+
+
+@virtual_time
+async def test_elements_flow_on_without_a_barrier() -> None:
+    began: list[float] = []
+
+    @step
+    async def after(slow: int) -> int:
+        began.append(now())
+        return slow + 1
+
+    pipeline = Pipeline("p").add_step(numbers, params={"values": [5, 1, 3]})
+    pipeline.add_step(slow, inputs=["numbers"], map="numbers").add_step(after, map="slow")
+    result = await pipeline.run()
+    assert result["after"] == [51, 11, 31]
+    assert began == pytest.approx([1, 3, 5])
