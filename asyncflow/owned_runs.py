@@ -38,6 +38,7 @@ class OwnedRuns:
     def add(self, run: Run) -> None:
         """Keep a run while it is in progress."""
         self._ended.pop(run.id, None)
+        self._owned.pop(run.id, None)  # the id was used before
         self._runs.pop(run.id, None)
         self._runs[run.id] = run
         run.call_at_end(self._forget)

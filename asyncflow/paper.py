@@ -89,7 +89,7 @@ def shortened(words: str, width: float, size: float, *, bold: bool = False) -> s
 
     Example:
         >>> shortened("sequence_assembly.check_samplesheet_3", 120, 12)
-        'sequenc…esheet_3'
+        'seque…plesheet_3'
     """
     if text_width(words, size, bold=bold) <= width:
         return words

@@ -138,7 +138,7 @@ def measure_stream(scale: Scale) -> list[Row]:
         Row("collector's longest pause in stream_map 1M", found.longest_collector_pause_seconds),
         Row(
             "resident growth in stream_map 1M",
-            found.grown_bytes,
+            float(found.grown_bytes),
             unit="B",
             goal=Goal("limit", 100_000_000),
         ),

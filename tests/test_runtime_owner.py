@@ -183,6 +183,7 @@ async def test_an_id_may_be_used_again_when_its_run_is_over() -> None:
         await second.wait()
         assert runtime.runs() == [second]
         await WORK.run(run_id="night")
+        assert runtime.runs() == []
         other = await runtime.start(WORK, run_id="other")
         await other.wait()
         assert runtime.runs()[-1] is other

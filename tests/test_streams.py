@@ -29,7 +29,7 @@ from asyncflow import (
     step,
     stream_map,
 )
-from tests.virtual_time import Gate, now, run_virtually, virtual_time
+from tests.virtual_time import Gate, now, run_virtually, turns, virtual_time
 
 
 async def collect(results: AsyncIterator[Any]) -> list[Any]:
@@ -636,6 +636,29 @@ async def test_a_scope_of_anyio_that_cancels_does_not_burn_the_loop() -> None:
     assert scope.cancelled_caught
     assert rooms.left == 2
     assert now() == 6  # a loop that is never idle would not let the virtual clock go on
+
+
+@pytest.mark.parametrize("failures", [0, 9])
+@virtual_time
+async def test_very_many_calls_are_cancelled_in_several_turns(failures: int) -> None:
+    rooms, flaky = Rooms(), Flaky(failures)
+
+    async def work(item: int) -> float:
+        await flaky(item)
+        return await rooms.enter(100)
+
+    async with aclosing(
+        stream_map(work, range(5000), concurrency=2000, retry=Retry(9, wait_initial=50))
+    ) as results:
+        waiting = asyncio.ensure_future(anext(results))
+        await asyncio.sleep(1)
+        assert len(flaky.calls) == 2000
+        before = turns()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert turns() - before > 5
+    assert rooms.entered == rooms.left == (0 if failures else 2000)
+    assert now() == 1
 
 
 @virtual_time

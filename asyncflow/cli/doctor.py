@@ -17,10 +17,10 @@ from asyncflow import __version__
 from asyncflow.engine.hardware import probe
 from asyncflow.runtime import Runtime
 
-__all__ = ["Findings", "examine"]
+__all__ = ["REQUIRED", "Findings", "examine"]
 
 _GIB, _MIB = 2**30, 2**20
-_REQUIRED = ("anyio", "msgspec", "psutil", "rich", "typer")
+REQUIRED = ("anyio", "msgspec", "psutil", "rich", "typer")
 _OPTIONAL = ("uvloop",)
 _CGROUP_FILES = {"cpu.max": "cpu", "memory.max": "memory"}
 
@@ -77,10 +77,12 @@ class _Limits:
 
 
 def _limit(kind: str, text: str) -> float | None:
-    first, *rest = text.split()
-    if first == "max":
-        return None
-    return int(first) / int(rest[0] if rest else "100000") if kind == "cpu" else int(first)
+    try:
+        first, *rest = text.split()
+        limit = int(first) / int(rest[0] if rest else "100000") if kind == "cpu" else int(first)
+    except (ValueError, ArithmeticError):
+        return None  # "max", or not a limit in the form we know.
+    return limit if limit > 0 else None
 
 
 def examine() -> Findings:
@@ -115,7 +117,7 @@ def examine() -> Findings:
             "note": "devices are not probed; declare them with Runtime(max_gpus=…) or --max-gpus",
         },
         event_loop={"default": _default_loop(), "uvloop": _version("uvloop")},
-        packages={name: _version(name) for name in (*_REQUIRED, *_OPTIONAL)},
+        packages={name: _version(name) for name in (*REQUIRED, *_OPTIONAL)},
         defaults=_defaults(machine.sources),
         remarks=(),
     )
@@ -158,9 +160,9 @@ def _version(package: str) -> str | None:
 
 
 def _remarks(found: Findings) -> Iterator[str]:
-    for name in _REQUIRED:
+    for name in REQUIRED:
         if found.packages[name] is None:
-            yield f"{name} is not installed, and asyncflow needs it"
+            yield f"{name} is not installed, and asyncflow needs it; install it"
     defaults = found.defaults
     if defaults["cpus_from"].startswith("assumed"):
         yield "the number of CPUs is unknown: pass Runtime(max_cpus=…)"
@@ -210,7 +212,9 @@ def _cpus_in_words(cpus: Mapping[str, float | None]) -> str:
 def _memory_in_words(memory: Mapping[str, int | None]) -> str:
     total, available, limit = (memory[name] for name in memory)
     words = [f"{_bytes(total or 0)} in all", f"{_bytes(available or 0)} available"]
-    return ", ".join([*words, "no cgroup limit" if limit is None else f"cgroup {_bytes(limit)}"])
+    return ", ".join(
+        [*words, "no cgroup limit" if limit is None else f"cgroup limit {_bytes(limit)}"]
+    )
 
 
 def _gpus_in_words(gpus: Mapping[str, str | None]) -> str:

@@ -107,8 +107,8 @@ def _check_nodes(nodes: Sequence[Node], problems: list[str]) -> Generator[None, 
             )
         if node.step.when != "success" and not _is_single(node):
             problems.append(
-                f"step {node.name!r} has when={node.step.when!r} and an execution group; a clean-up "
-                "step has to run when its group cannot: leave execution_group out"
+                f"step {node.name!r} has when={node.step.when!r} and an execution group; a "
+                "clean-up step has to run when its group cannot: leave execution_group out"
             )
         if node.step.is_coroutine and node.step.lane == "thread" and _is_single(node):
             warnings.append(

@@ -14,10 +14,12 @@ def mapped_node(name: str) -> str:
     """The mapped node that a node is an element of; its own name if it is none.
 
     Example:
-        >>> mapped_node("fetch[3]"), mapped_node("fetch")
-        ('fetch', 'fetch')
+        >>> mapped_node("fetch[3]"), mapped_node("fetch"), mapped_node("fetch[3]/parse[1]")
+        ('fetch', 'fetch', 'fetch[3]/parse')
     """
-    return name.partition("[")[0] if name.endswith("]") else name
+    # What a step asked for while it ran stands behind its name: parent/step[key].
+    parent, slash, own = name.rpartition("]/")
+    return parent + slash + own.partition("[")[0] if name.endswith("]") else name
 
 
 def kind_of(name: str, step: str) -> str:

@@ -122,7 +122,7 @@ def test_wrong_options_end_with_2_and_name_the_option(commands: Commands) -> Non
         ([*target, "--evnts", "jsonl"], "No such option"),
         (["run", "shop.py:pipelin"], "did you mean 'pipeline'?"),
         (["run"], "Missing argument 'TARGET'"),
-        (["graph", "shop.py:pipeline", "--format", "svg"], "'svg' is not one of 'text'"),
+        (["graph", "shop.py:pipeline", "--format", "pdf"], "'pdf' is not one of 'text'"),
     ]:
         ended = commands.here(*arguments)
         assert ended.exit_code == 2, arguments
