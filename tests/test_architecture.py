@@ -56,6 +56,7 @@ FORBIDDEN: tuple[tuple[str, str], ...] = (
 
 # The functional core decides; only the scheduler around it waits, reads clocks or does I/O.
 PURE_MODULES = (
+    "engine/account.py",
     "engine/capacity.py",
     "engine/frontier.py",
     "engine/limiter.py",

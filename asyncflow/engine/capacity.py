@@ -165,19 +165,32 @@ class DevicePool:
 
     Whole devices must be untouched, and the least capable ones that suffice are taken, so that
     better ones stay for who needs them. A share goes to the fullest device with room for it, so
-    that whole devices stay whole.
+    that whole devices stay whole. A lost device is no longer handed out.
     """
 
     def __init__(self, devices: tuple[Device, ...]) -> None:
         self.devices = devices
         self.free = [DEVICE_MICRO_UNITS] * len(devices)
+        self.lost: set[int] = set()
         self._eligible: dict[tuple[str | None, int], list[int]] = {}
+
+    @property
+    def alive(self) -> tuple[int, ...]:
+        """Indexes of the devices that are not lost."""
+        return tuple(i for i in range(len(self.devices)) if i not in self.lost)
+
+    def lose(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Hand these devices out no more; return the ids of those that were there."""
+        gone = [i for i in self.alive if self.devices[i].id in set(ids)]
+        self.lost.update(gone)
+        self._eligible.clear()
+        return tuple(self.devices[i].id for i in gone)
 
     def eligible(self, gpu: GpuDemand) -> list[int]:
         """Indexes of the devices that suffice, the least capable first."""
         key = gpu.gpu_type, gpu.memory_bytes
         if key not in self._eligible:
-            found = [i for i, device in enumerate(self.devices) if _suffices(device, gpu)]
+            found = [i for i in self.alive if _suffices(self.devices[i], gpu)]
             self._eligible[key] = sorted(found, key=self._capability)
         return self._eligible[key]
 
@@ -218,8 +231,12 @@ class DevicePool:
         asked = f"{describe_gpus(gpu)} asked for"
         if not self.devices:
             return f"{asked}, but there are no GPUs."
-        listed = "; ".join(map(_described_device, self.devices))
+        listed = "; ".join(map(self._described, range(len(self.devices))))
         return f"{asked}, but of {len(self.devices)} only {suffice} will do ({listed})."
+
+    def _described(self, index: int) -> str:
+        lost = " (lost)" if index in self.lost else ""
+        return _described_device(self.devices[index]) + lost
 
     def take(self, gpus: Iterable[tuple[int, int]]) -> None:
         for index, micro_units in gpus:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
 
-import msgspec
-
+from asyncflow.engine.account import Account, LimiterStatistics, refuse_twins
 from asyncflow.engine.capacity import (
     Capacity,
     Demand,
@@ -38,37 +37,7 @@ __all__ = [
 _NAMED_HOLDERS = 3
 
 
-class LimiterStatistics(msgspec.Struct, frozen=True):
-    """The account at one moment.
-
-    Parameters:
-        cpu_millis_total, cpu_millis_held, cpu_millis_free: thousandths of a CPU; free is
-            negative after the total was made smaller than what is held.
-        memory_bytes_total, memory_bytes_held, memory_bytes_free: bytes, likewise.
-        gpu_micro_units_total, gpu_micro_units_held, gpu_micro_units_free: millionths of a
-            device, over all devices.
-        busy_devices: ids of the devices of which any part is held.
-        leases: leases that are not released.
-        waiting: requests not granted yet.
-        granted_total: grants since the beginning, CPUs taken back included.
-    """
-
-    cpu_millis_total: int
-    cpu_millis_held: int
-    cpu_millis_free: int
-    memory_bytes_total: int
-    memory_bytes_held: int
-    memory_bytes_free: int
-    gpu_micro_units_total: int
-    gpu_micro_units_held: int
-    gpu_micro_units_free: int
-    busy_devices: tuple[str, ...]
-    leases: int
-    waiting: int
-    granted_total: int
-
-
-class Limiter:
+class Limiter(Account):
     """Grants requests all-or-nothing, so that free plus held is always the total.
 
     Parameters:
@@ -92,27 +61,15 @@ class Limiter:
     """
 
     def __init__(self, capacity: Capacity, *, max_overtakes: int = 64) -> None:
-        if min(capacity.cpu_millis, capacity.memory_bytes, max_overtakes) < 0:
-            raise ValueError(f"{capacity}, max_overtakes={max_overtakes}: no amount is negative.")
-        ids = [device.id for device in capacity.devices]
-        if len(set(ids)) < len(ids):
-            raise ValueError(f"Two devices share an id among {ids}; each device needs its own.")
+        super().__init__(capacity)
+        if max_overtakes < 0:
+            raise ValueError(f"max_overtakes={max_overtakes} is negative; 0 is the least.")
         self.max_overtakes = max_overtakes
-        self._total = capacity
-        self._cpu_free = capacity.cpu_millis
-        self._memory_free = capacity.memory_bytes
-        self._devices = DevicePool(capacity.devices)
-        self._leases: dict[Lease, None] = {}
         self._line = Line(max_overtakes)
         self._retakes: dict[Lease, Hashable] = {}
         self._granted_total = 0
         self._possible: set[Demand] = set()
         self._changed = True  # since grant() last found nothing; spares a scan of the heads
-
-    @property
-    def capacity(self) -> Capacity:
-        """What there is to share, as of the last `resize`."""
-        return self._total
 
     # ------------------------------------------------------------- asking
 
@@ -275,59 +232,44 @@ class Limiter:
             queue.wanted = self.clamped(queue.demand) if lease is None else self._retaken(lease)
         self._changed = True
 
-    # ------------------------------------------------------- what can be met
+    def provide(self, devices: tuple[Device, ...]) -> None:
+        """Give the devices to an account that had none: they were looked for only now.
 
-    def refusal(self, demand: Demand) -> str | None:
-        """Return in one sentence why a demand can never be met, or None if it can."""
-        total = self._total
-        if demand.gpu is not None:
-            why = self._devices.refusal(demand.gpu)
-            if why is not None:
-                return why
-        if demand.cpu_millis > total.cpu_millis:
-            return (
-                f"{format_cpu(demand.cpu_millis)} asked for, "
-                f"but there are {format_cpu(total.cpu_millis)}."
-            )
-        if demand.memory_bytes > total.memory_bytes:
-            return (
-                f"{format_bytes(demand.memory_bytes)} of memory asked for, "
-                f"but there are {format_bytes(total.memory_bytes)}."
-            )
-        return None
-
-    def clamped(self, demand: Demand) -> Demand:
-        """Return a demand that can be met: above the machine in CPU or memory means all of both.
-
-        It then runs alone. GPUs are left as they are.
+        Raises:
+            RuntimeError: if it has devices.
+            ValueError: if two devices share an id.
         """
-        total = self._total
-        if demand.cpu_millis <= total.cpu_millis and demand.memory_bytes <= total.memory_bytes:
-            return demand
-        return Demand(total.cpu_millis, total.memory_bytes, demand.gpu)
+        if self._total.devices:
+            raise RuntimeError(f"The devices are {self._total.devices}; they are given once.")
+        refuse_twins(devices)
+        self._total = self._total._replace(devices=devices)
+        self._devices = DevicePool(devices)
+        self._changed = True
+
+    def lose(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Hand these devices out no more; whoever holds them keeps them until the release.
+
+        Returns:
+            The ids of those that were there until now.
+        """
+        gone = self._devices.lose(ids)
+        if gone:
+            self._possible.clear()
+            self._changed = True
+        return gone
+
+    def hopeless(self) -> dict[Hashable, str]:
+        """The waiting requests that can never be granted any more, each with the reason."""
+        reasons = {queue: self.refusal(queue.wanted) for queue in self._line.heads}
+        return {
+            ticket: why
+            for queue, why in reasons.items()
+            if why is not None
+            for ticket in queue.turns
+        }
 
     def _retaken(self, lease: Lease) -> Demand:
         return Demand(min(lease.cpu_millis, self._total.cpu_millis))
-
-    def _fit(self, wanted: Demand) -> tuple[tuple[int, int], ...] | None:
-        """Return the devices a demand would get now, or None if it does not fit.
-
-        What it does not ask for does not hold it up, not even an amount below zero: what is
-        nested under a holder has to run before the holder can release.
-        """
-        if wanted.cpu_millis and wanted.cpu_millis > self._cpu_free:
-            return None
-        if wanted.memory_bytes and wanted.memory_bytes > self._memory_free:
-            return None
-        return self._devices.choose(wanted.gpu)
-
-    def _is_at_expense(self, wanted: Demand, gpus: Iterable[tuple[int, int]], of: Demand) -> bool:
-        """Return whether a grant leaves another request too little of something both want."""
-        return (
-            _falls_short(of.cpu_millis, self._cpu_free, wanted.cpu_millis)
-            or _falls_short(of.memory_bytes, self._memory_free, wanted.memory_bytes)
-            or (of.gpu is not None and self._devices.falls_short(of.gpu, gpus))
-        )
 
     def _give(self, queue: Queue, gpus: tuple[tuple[int, int], ...]) -> tuple[Hashable, Lease]:
         wanted, lease = queue.wanted, queue.lease
@@ -428,27 +370,7 @@ class Limiter:
 
     def statistics(self) -> LimiterStatistics:
         """Return the account at this moment."""
-        total, free = self._total, self._devices.free
-        gpu_total = DEVICE_MICRO_UNITS * len(free)
-        return LimiterStatistics(
-            cpu_millis_total=total.cpu_millis,
-            cpu_millis_held=total.cpu_millis - self._cpu_free,
-            cpu_millis_free=self._cpu_free,
-            memory_bytes_total=total.memory_bytes,
-            memory_bytes_held=total.memory_bytes - self._memory_free,
-            memory_bytes_free=self._memory_free,
-            gpu_micro_units_total=gpu_total,
-            gpu_micro_units_held=gpu_total - sum(free),
-            gpu_micro_units_free=sum(free),
-            busy_devices=tuple(
-                device.id
-                for device, left in zip(total.devices, free, strict=True)
-                if left < DEVICE_MICRO_UNITS
-            ),
-            leases=len(self._leases),
-            waiting=len(self._line),
-            granted_total=self._granted_total,
-        )
+        return self._statistics(waiting=len(self._line), granted_total=self._granted_total)
 
     def validate(self) -> None:
         """Check every invariant; for tests, after each event.
@@ -456,25 +378,11 @@ class Limiter:
         Raises:
             AssertionError: if the account does not add up or the queue is out of order.
         """
+        super().validate()
         self._line.validate()
         assert self._retakes == {
             queue.lease: queue.head for queue in self._line.heads if queue.lease is not None
         }
-        held = [DEVICE_MICRO_UNITS - free for free in self._devices.free]
-        for lease in self._leases:
-            assert not lease.released, lease
-            for index, micro_units in lease.gpus:
-                held[index] -= micro_units
-        assert not any(held), f"devices off by {held}"
-        assert all(0 <= free <= DEVICE_MICRO_UNITS for free in self._devices.free)
-        cpu = sum(lease.cpu_millis_held for lease in self._leases)
-        assert self._cpu_free + cpu == self._total.cpu_millis
-        memory = sum(lease.memory_bytes for lease in self._leases)
-        assert self._memory_free + memory == self._total.memory_bytes
-
-
-def _falls_short(wanted: int, free: int, taken: int) -> bool:
-    return taken > 0 and wanted > max(0, free - taken)
 
 
 def _refuse_released(lease: Lease, deed: str) -> None:

@@ -542,3 +542,65 @@ def test_requirements_become_demands() -> None:
     asked = ResourceRequirements(cpu="500m", gpu={"gpu_type": "T4", "count": 2, "memory": "1Gi"})
     assert demand_of(asked) == Demand(500, 0, GpuDemand(2, 0, "T4", GIB))
     assert demand_of(ResourceRequirements(gpu=0.5)) == share(0.5)
+
+
+# ------------------------------------------------------------------- lost devices
+
+
+def test_a_lost_device_is_handed_out_no_more_and_its_holder_keeps_it() -> None:
+    limiter = a_limiter(4, GIB, "T4", "T4")
+    lease = give(limiter, "holder", gpus())
+    assert limiter.lose(lease.gpu_ids) == ("0",)
+    assert limiter.lose(lease.gpu_ids) == ()
+    limiter.validate()
+    assert [device.id for device in limiter.capacity.devices] == ["1"]
+    assert limiter.statistics().gpu_micro_units_total == 1_000_000
+    limiter.release(lease)
+    limiter.validate()
+    assert give(limiter, "next", gpus()).gpu_ids == ("1",)
+    ask(limiter, "late", gpus())
+    assert limiter.grant() is None
+
+
+def test_requests_that_a_loss_makes_hopeless_are_named_with_the_reason() -> None:
+    limiter = a_limiter(4, GIB, "A100", "T4")
+    held = give(limiter, "holder", gpus(2))
+    for ticket, demand in {"two": gpus(2), "one": gpus(), "large": gpus(1, "A100")}.items():
+        ask(limiter, ticket, demand)
+    assert limiter.hopeless() == {}
+    limiter.lose(["0"])
+    assert limiter.hopeless() == {
+        "two": "2 GPUs asked for, but of 2 only 1 will do (0: A100 (lost); 1: T4).",
+        "large": "1 GPU of type 'A100' asked for, but of 2 only 0 will do (0: A100 (lost); 1: T4).",
+    }
+    for hopeless in limiter.hopeless():
+        limiter.withdraw(hopeless)
+    limiter.release(held)
+    assert grant_all(limiter)["one"].gpu_ids == ("1",)
+
+
+def test_devices_that_were_looked_for_late_are_given_once() -> None:
+    limiter = a_limiter(4)
+    give(limiter, "before", cpus(1))
+    limiter.provide((Device("GPU-a", "T4"),))
+    assert give(limiter, "after", gpus()).gpu_ids == ("GPU-a",)
+    with pytest.raises(RuntimeError, match="given once"):
+        limiter.provide(())
+    with pytest.raises(ValueError, match="share an id"):
+        a_limiter(4).provide((Device("0"), Device("0")))
+
+
+def test_many_small_shares_fill_two_devices_and_never_span_them() -> None:
+    limiter = a_limiter(4, GIB, "T4", "T4")
+    for ticket in range(10):
+        ask(limiter, ticket, share(0.3))
+    held: dict[Hashable, Lease] = {}
+    ended: list[Hashable] = []
+    while len(ended) < 10:
+        held |= grant_all(limiter)
+        assert len(held) == min(6, 10 - len(ended))
+        assert all(len(lease.gpus) == 1 for lease in held.values())
+        first = next(iter(held))
+        limiter.release(held.pop(first))
+        ended.append(first)
+    assert ended == list(range(10))
