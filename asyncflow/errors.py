@@ -7,6 +7,10 @@
     ├── CapacityError       the machine or runtime cannot give what a step asks for
     ├── NestedDepthError    a nest is deeper than ``max_nested_depth``
     ├── RunTimeout          a run took longer than ``run(timeout=…)``
+    ├── RunConflict         a run id stands for something else than what was asked for
+    ├── StorageError        what is kept on disk cannot be read, written or trusted
+    │   ├── RunLocked       another process or runtime holds the run
+    │   └── JournalDamaged  the record of a run is damaged
     └── StepFailed          a step raised
         ├── StepTimeout     an attempt ran longer than the step's timeout (also a TimeoutError)
         ├── StepSkipped     a value was asked of a step that was skipped
@@ -26,12 +30,16 @@ __all__ = [
     "CapacityError",
     "DependencyError",
     "GraphError",
+    "JournalDamaged",
     "NestedDepthError",
+    "RunConflict",
+    "RunLocked",
     "RunTimeout",
     "StepCancelled",
     "StepFailed",
     "StepSkipped",
     "StepTimeout",
+    "StorageError",
 ]
 
 
@@ -79,6 +87,62 @@ class RunTimeout(AsyncflowError, TimeoutError):
         super().__init__(message)
         self.run_id = run_id
         self.timeout_seconds = timeout_seconds
+
+
+class RunConflict(AsyncflowError):
+    """A recorded run of that id is there, and it is not what was asked for.
+
+    ``run_id`` names it; ``steps`` are those that changed, where that is what stands in the way.
+    """
+
+    def __init__(self, message: str, *, run_id: str = "", steps: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.steps = tuple(steps)
+
+
+class StorageError(AsyncflowError):
+    """What is kept on disk cannot be read, written or trusted; ``path`` is where."""
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class RunLocked(StorageError):
+    """A run is in progress elsewhere: ``pid`` on ``host`` holds it since ``since`` (UTC text)."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str = "",
+        run_id: str = "",
+        pid: int = 0,
+        host: str = "",
+        since: str = "",
+    ) -> None:
+        super().__init__(message, path=path)
+        self.run_id = run_id
+        self.pid = pid
+        self.host = host
+        self.since = since
+
+
+class JournalDamaged(StorageError):
+    """A journal is damaged where it was known to be on the disk.
+
+    ``offset`` (in bytes) and ``record`` (from 1) say where; ``step`` names the step whose
+    record it is, or the last one before it.
+    """
+
+    def __init__(
+        self, message: str, *, path: str = "", offset: int = 0, record: int = 0, step: str = ""
+    ) -> None:
+        super().__init__(message, path=path)
+        self.offset = offset
+        self.record = record
+        self.step = step
 
 
 class NestedDepthError(AsyncflowError):

@@ -61,12 +61,13 @@ PURE_MODULES = (
     "engine/frontier.py",
     "engine/limiter.py",
     "engine/turns.py",
+    "storage/framing.py",
 )
 IMPURE_IMPORTS = frozenset({"asyncio", "anyio", "time", "os", "threading", "random"})
 AWAITING_NODES = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
 
 # What `import asyncflow` must not pull in: it would cost every program that imports it.
-HEAVY_IMPORTS = ("anyio", "numpy", "psutil", "pynvml", "rich", "typer", "yaml")
+HEAVY_IMPORTS = ("aiofiles", "anyio", "numpy", "psutil", "pynvml", "rich", "typer", "yaml")
 
 MAX_MODULE_LINES = 500
 NAMES_THAT_SAY_NOTHING = frozenset({"base", "common", "helpers", "manager", "misc", "utils"})

@@ -14,12 +14,16 @@ from asyncflow.errors import (
     CapacityError,
     DependencyError,
     GraphError,
+    JournalDamaged,
     NestedDepthError,
+    RunConflict,
+    RunLocked,
     RunTimeout,
     StepCancelled,
     StepFailed,
     StepSkipped,
     StepTimeout,
+    StorageError,
 )
 
 EXAMPLES: list[AsyncflowError] = [
@@ -28,6 +32,10 @@ EXAMPLES: list[AsyncflowError] = [
     CapacityError("asks for 2 GPUs, there is none"),
     NestedDepthError("nests 33 levels deep"),
     RunTimeout("took too long", run_id="r1", timeout_seconds=2.5),
+    RunConflict("has other inputs", run_id="r1", steps=["parse"]),
+    StorageError("cannot be opened", path="/kept"),
+    RunLocked("is held", path="/kept", run_id="r1", pid=7, host="here", since="2026-03-01"),
+    JournalDamaged("is damaged", path="/kept", offset=40, record=2, step="parse"),
     StepFailed("failed", step="parse", attempt=2),
     StepTimeout("took too long", step="parse", attempt=3, timeout_seconds=1.5),
     StepSkipped("was skipped", step="parse"),

@@ -1,11 +1,13 @@
 """For tests of pipelines: virtual time, seeded chance, injected failures, contexts for steps."""
 
 from asyncflow.testing.contexts import RecordingContext, Report, step_context
+from asyncflow.testing.faulty_files import FaultyDirectory
 from asyncflow.testing.gate import Gate
 from asyncflow.testing.virtual_loop import Stuck, VirtualLoop
 from asyncflow.testing.virtual_runtime import VirtualRuntime
 
 __all__ = [
+    "FaultyDirectory",
     "Gate",
     "RecordingContext",
     "Report",

@@ -1,0 +1,1 @@
+"""What is kept on disk: journals of runs, large values, the run lock."""
