@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from asyncflow.graph.wiring import nearest
+from asyncflow.graph.names import nearest
 from asyncflow.run import Run
 
 __all__ = ["OwnedRuns"]

@@ -16,8 +16,8 @@ from asyncflow.engine.explain import explain
 from asyncflow.engine.record import FREED, RunRecord
 from asyncflow.engine.scheduler import Scheduler
 from asyncflow.errors import DependencyError, RunTimeout, StepCancelled, text_of
+from asyncflow.graph.names import nearest
 from asyncflow.graph.node import MISSING
-from asyncflow.graph.wiring import nearest
 from asyncflow.result import PipelineResult, ResultSource, StepResult
 from asyncflow.states import ABANDONED, FAILED, NODE_STATES, TIMED_OUT, NodeState, RunState
 

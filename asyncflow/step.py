@@ -286,7 +286,7 @@ def seconds_of(value: float | timedelta | None) -> float | None:
     return float(seconds)
 
 
-def _names(value: Any, example: str) -> tuple[str, ...]:
+def names_of(value: Any, example: str) -> tuple[str, ...]:
     if isinstance(value, str):
         raise TypeError(f"takes a list of names, got the text {value!r}; write [{value!r}]")
     if not isinstance(value, Iterable):
@@ -303,18 +303,18 @@ def inputs_of(value: Any) -> tuple[str, ...] | dict[str, str | tuple[str, ...]] 
         return None
     if isinstance(value, Mapping):
         return {
-            _names([parameter], "")[0]: assets
+            names_of([parameter], "")[0]: assets
             if isinstance(assets, str)
-            else _names(assets, "['a', 'b']")
+            else names_of(assets, "['a', 'b']")
             for parameter, assets in value.items()
         }
-    return _names(value, "['raw', 'config']")
+    return names_of(value, "['raw', 'config']")
 
 
 def outputs_of(value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
-    names = _names(value, "['model']")
+    names = names_of(value, "['model']")
     if not names:
         raise ValueError("takes at least one name; leave it out for an output named as the step")
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -349,7 +349,7 @@ def _lane_of(value: Any) -> str | None:
 
 
 def _tags_of(value: Any) -> tuple[str, ...]:
-    return _names(value, "['nightly']")
+    return names_of(value, "['nightly']")
 
 
 # -- functions -----------------------------------------------------------------------

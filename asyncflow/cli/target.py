@@ -18,7 +18,7 @@ from typing import Any
 
 from asyncflow.cli.endings import CommandError
 from asyncflow.errors import GraphError, text_of
-from asyncflow.graph.wiring import nearest
+from asyncflow.graph.names import nearest
 from asyncflow.pipeline.pipeline import Pipeline
 from asyncflow.step import Step
 

@@ -74,7 +74,7 @@ def _not_taken_apart(run: RunRecord, node: int, value: Any, error: Exception) ->
 
 def _split(run: RunRecord, node: int, value: Any) -> list[Any] | StepFailed:
     """The parts of a return value with several outputs, in their order."""
-    names = run.graph.nodes[node].asset_names
+    names = run.graph.nodes[node].output_names
     wanted = f"step {run.graph.nodes[node].name!r} declares the outputs {', '.join(names)}"
     if isinstance(value, Mapping):
         if set(value) == set(names):

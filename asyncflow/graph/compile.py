@@ -15,9 +15,12 @@ from asyncflow.errors import GraphError
 from asyncflow.graph.advice import advise
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.grouping import Group, Units, make_units
+from asyncflow.graph.inlining import check_pipelines
+from asyncflow.graph.names import nearest
 from asyncflow.graph.node import Node
 from asyncflow.graph.order import children_of, find_cycles, topological_order
-from asyncflow.graph.wiring import CHUNK, Wiring, nearest, wire
+from asyncflow.graph.placing import place_cleanup, place_pipelines
+from asyncflow.graph.wiring import CHUNK, Wiring, wire
 
 __all__ = ["Blueprint", "building", "compile_graph"]
 
@@ -48,6 +51,11 @@ class Blueprint(msgspec.Struct, frozen=True):
     absent: frozenset[str] = frozenset()
     elsewhere: frozenset[str] = frozenset()
 
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a part of a pipeline that was built as a whole before."""
+        return bool(self.absent or self.given)
+
 
 def compile_graph(blueprint: Blueprint) -> Graph:
     """Build in one go.
@@ -70,10 +78,16 @@ def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
     nodes = blueprint.nodes
     warnings = yield from _check_nodes(nodes, problems)
     offered = set(blueprint.inputs or ()) | set(blueprint.context)
-    wiring = yield from wire(nodes, offered, problems, blueprint.given, blueprint.absent)
+    closed = blueprint.inputs is not None
+    wiring = yield from wire(
+        nodes, offered, problems, blueprint.given, blueprint.absent, closed=closed
+    )
+    yield from place_pipelines(nodes, wiring, problems, blueprint.absent)
+    if not blueprint.is_part:
+        check_pipelines(nodes, wiring, problems)
     _check_names(blueprint, wiring, problems)
     _check_maps(nodes, wiring, problems)
-    wiring.cleanup = yield from _place_cleanup(nodes, wiring)
+    wiring.cleanup = yield from place_cleanup(nodes, wiring)
     children = yield from children_of(wiring.parents)
     labels = yield from _labels_of(nodes)
     order = yield from topological_order(wiring.parents, children, labels)
@@ -134,62 +148,14 @@ def _check_maps(nodes: Sequence[Node], wiring: Wiring, problems: list[str]) -> N
 
 
 def _is_single(node: Node) -> bool:
-    return node.step.execution_group is None
-
-
-def _place_cleanup(nodes: Sequence[Node], wiring: Wiring) -> Generator[None, None, dict[int, bool]]:
-    """Have clean-up steps that wait for nothing wait for the end of everything else.
-
-    Returns:
-        The nodes with a ``when``, and whether that was done for them.
-    """
-    cleanup: dict[int, bool] = {}
-    for index, node in enumerate(nodes):
-        if not index % CHUNK:
-            yield
-        if node.step.when != "success":
-            cleanup[index] = not wiring.parents[index]
-    if any(cleanup.values()):
-        below = yield from _below_the_end(wiring, cleanup)
-        needed = {
-            parent
-            for index, above in enumerate(wiring.parents)
-            if index not in cleanup and index not in below
-            for parent in above
-        }
-        left_out = cleanup.keys() | below
-        ends = tuple(i for i in range(len(nodes)) if i not in needed and i not in left_out)
-        for index in cleanup:
-            if cleanup[index]:
-                wiring.parents[index] = ends
-    return cleanup
-
-
-def _below_the_end(
-    wiring: Wiring, cleanup: Mapping[int, bool]
-) -> Generator[None, None, frozenset[int]]:
-    """What waits for clean-up that waits for everything else: it is not part of that."""
-    children: dict[int, list[int]] = {}
-    for index, above in enumerate(wiring.parents):
-        if not index % CHUNK:
-            yield
-        for parent in above:
-            children.setdefault(parent, []).append(index)
-    found: set[int] = set()
-    to_follow = [index for index, at_end in cleanup.items() if at_end]
-    while to_follow:
-        for child in children.get(to_follow.pop(), ()):
-            if child not in found:
-                found.add(child)
-                to_follow.append(child)
-    return frozenset(found)
+    return node.execution_group is None
 
 
 def _labels_of(nodes: Sequence[Node]) -> Generator[None, None, list[str | None] | None]:
     """Each node's execution group; None where no node has one."""
     labels: list[str | None] = []
     for index in range(0, len(nodes), CHUNK):
-        labels.extend(node.step.execution_group for node in nodes[index : index + CHUNK])
+        labels.extend(node.execution_group for node in nodes[index : index + CHUNK])
         yield
     return labels if any(labels) else None
 
@@ -205,7 +171,7 @@ def _check_names(blueprint: Blueprint, wiring: Wiring, problems: list[str]) -> N
                     "add a step that makes it, or take it out of outputs=",
                 )
             )
-    labels = {node.step.execution_group for node in blueprint.nodes} if blueprint.groups else ()
+    labels = {node.execution_group for node in blueprint.nodes} if blueprint.groups else ()
     for label in blueprint.groups:
         if label not in labels:
             known = [known for known in labels if known]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 
 import msgspec
 
 from asyncflow.errors import GraphError
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.rails import draw_rails, fits_rails
+from asyncflow.graph.scope import Scope, scopes_of
 from asyncflow.states import NodeState
 
 __all__ = ["Edge", "draw", "edges_of", "label_of", "levels_of"]
@@ -68,9 +70,19 @@ class Edge(msgspec.Struct, frozen=True):
     end: int
     assets: tuple[str, ...]
 
+    def names(self, graph: Graph) -> Iterator[str]:
+        """What its assets are called beside it; "" for one named as the node it comes from.
+
+        Within an inlined pipeline the prefix is left out: the node has it already.
+        """
+        start = graph.nodes[self.start]
+        prefix = "" if start.scope is None else f"{start.scope.path}/"
+        for name in self.assets:
+            yield "" if name == start.name else name.removeprefix(prefix)
+
     def label(self, graph: Graph) -> str:
         """The assets that go along it, but for one named as the node it comes from."""
-        return ", ".join(name for name in self.assets if name != graph.nodes[self.start].name)
+        return ", ".join(filter(None, self.names(graph)))
 
 
 def edges_of(graph: Graph) -> Iterator[Edge]:
@@ -91,12 +103,62 @@ def label_of(graph: Graph, index: int) -> str:
     return f"{node.name} ?" if index in graph.conditions else node.name
 
 
-def _clusters(graph: Graph) -> Iterator[tuple[str | None, Sequence[int]]]:
-    """The groups by name with their nodes; then the nodes that are in none."""
+def _own_label(graph: Graph, index: int) -> str:
+    """The same within the frames of what a node stands in."""
+    node = graph.nodes[index]
+    return label_of(graph, index).removeprefix(node.name[: -len(node.own_name)])
+
+
+class _Cluster(msgspec.Struct):
+    """What is framed: an inlined pipeline with all that stands in it, or a group."""
+
+    title: str = ""
+    inside: dict[tuple[str, str], _Cluster] = {}
+    nodes: list[int] = []
+
+
+class _Style(msgspec.Struct, frozen=True):
+    """How a format writes frames and nodes; ``first`` are the lines that begin a frame."""
+
+    indent: str
+    first: Callable[[int, str], Sequence[str]]
+    last: str
+    node: Callable[[Graph, int], str]
+
+
+def _clusters(graph: Graph) -> _Cluster:
+    """The frames of a graph; the outermost stands for all of it and is none."""
+    root = _Cluster()
     for unit, group in graph.units.groups.items():
-        yield group.group_name, graph.units.members_of(unit)
-    alone = [i for i in graph.order if graph.units.of_node[i] not in graph.units.groups]
-    yield None, alone
+        members = graph.units.members_of(unit)
+        around = _cluster_of(root, graph.nodes[members[0]].scope)
+        name = group.group_name.rpartition("/")[2]
+        around.inside["group", name] = _Cluster(name, nodes=list(members))
+    for index in graph.order:
+        if graph.units.of_node[index] not in graph.units.groups:
+            _cluster_of(root, graph.nodes[index].scope).nodes.append(index)
+    return root
+
+
+def _cluster_of(root: _Cluster, scope: Scope | None) -> _Cluster:
+    cluster = root
+    for here in reversed(list(scopes_of(scope))):
+        cluster = cluster.inside.setdefault(("pipeline", here.name), _Cluster(here.name))
+    return cluster
+
+
+def _framed(
+    graph: Graph, cluster: _Cluster, style: _Style, numbers: Iterator[int], depth: int = 1
+) -> Iterator[str]:
+    """The lines of a cluster, those of a frame in it indented."""
+    inset = style.indent * depth
+    for inner in cluster.inside.values():
+        opening, *more = style.first(next(numbers), inner.title)
+        yield inset + opening
+        yield from (f"{inset}{style.indent}{line}" for line in more)
+        yield from _framed(graph, inner, style, numbers, depth + 1)
+        yield inset + style.last
+    yield from (inset + style.node(graph, index) for index in cluster.nodes)
 
 
 # -- text --------------------------------------------------------------------------------
@@ -152,20 +214,18 @@ def _summary(graph: Graph, level: Sequence[int]) -> str:
 
 
 def _draw_mermaid(graph: Graph) -> str:
-    lines = ["flowchart LR"]
-    for number, (name, members) in enumerate(_clusters(graph)):
-        nodes = [f"    {_mermaid_node(graph, index)}" for index in members]
-        if name is None:
-            lines += nodes
-        else:
-            title = f"    subgraph g{number}[{_mermaid_text(name)}]"
-            lines += [title, *(f"    {node}" for node in nodes), "    end"]
+    style = _Style("    ", _mermaid_frame, "end", _mermaid_node)
+    lines = ["flowchart LR", *_framed(graph, _clusters(graph), style, count())]
     lines += [f"    {_mermaid_edge(graph, edge)}" for edge in edges_of(graph)]
     return "\n".join(lines)
 
 
+def _mermaid_frame(number: int, title: str) -> Sequence[str]:
+    return [f"subgraph g{number}[{_mermaid_text(title)}]"]
+
+
 def _mermaid_node(graph: Graph, index: int) -> str:
-    text = _mermaid_text(label_of(graph, index))
+    text = _mermaid_text(_own_label(graph, index))
     return f"n{index}{{{text}}}" if index in graph.conditions else f"n{index}[{text}]"
 
 
@@ -193,20 +253,19 @@ def _draw_dot(graph: Graph) -> str:
         '  node [shape=box, style=rounded, fontname="sans-serif"];',
         '  edge [fontname="sans-serif", fontsize=10];',
     ]
-    for number, (name, members) in enumerate(_clusters(graph)):
-        nodes = [f"  {_dot_node(graph, index)}" for index in members]
-        if name is None:
-            lines += nodes
-        else:
-            lines += [f"  subgraph cluster_{number} {{", f"    label={_dot_text(name)};"]
-            lines += ["    style=dashed;", *(f"  {node}" for node in nodes), "  }"]
+    style = _Style("  ", _dot_frame, "}", _dot_node)
+    lines += _framed(graph, _clusters(graph), style, count())
     lines += [f"  {_dot_edge(graph, edge)}" for edge in edges_of(graph)]
     return "\n".join([*lines, "}"])
 
 
+def _dot_frame(number: int, title: str) -> Sequence[str]:
+    return [f"subgraph cluster_{number} {{", f"label={_dot_text(title)};", "style=dashed;"]
+
+
 def _dot_node(graph: Graph, index: int) -> str:
     shape = ", shape=diamond, style=solid" if index in graph.conditions else ""
-    return f"n{index} [label={_dot_text(label_of(graph, index))}{shape}];"
+    return f"n{index} [label={_dot_text(_own_label(graph, index))}{shape}];"
 
 
 def _dot_edge(graph: Graph, edge: Edge) -> str:

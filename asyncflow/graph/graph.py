@@ -43,6 +43,7 @@ class Graph:
         order: the numbers in the order of execution were there only one worker.
         index, assets: numbers of nodes and assets by name.
         outputs: the assets each node produces (a number, or a tuple of several).
+        names: what is known by name, and ``outside``, what comes from outside.
         templates, slots: how each node is called, and the assets it takes.
         conditions: the condition's template for nodes that have one.
         parents, children: edges between nodes.
@@ -72,7 +73,7 @@ class Graph:
         self.name = blueprint.name
         self.nodes = blueprint.nodes
         self.inputs = blueprint.inputs
-        self.context = blueprint.context
+        self.context = {**blueprint.context, **wiring.names.context}
         self.absent = blueprint.absent
         self.elsewhere = blueprint.elsewhere
         self.order = order
@@ -88,7 +89,8 @@ class Graph:
         self.maps: dict[int, MapPlan] = {}
         self.cleanup: Mapping[int, bool] = wiring.cleanup
         self.units = units
-        self.outside = wiring.outside
+        self.names = wiring.names
+        self.outside = wiring.names.outside
         self.warnings = warnings
         self.unlocks: Sequence[Sequence[int]] = children
         self.wait: list[int] = []
@@ -117,7 +119,7 @@ class Graph:
             yield from graph._count_between_units()
         graph.roots = tuple(unit for unit, count in enumerate(graph.wait) if not count)
         yield
-        graph._place_maps(wiring.mapped)
+        graph._place_maps(wiring)
         if blueprint.outputs is not None:
             yield from graph._count_consumers(blueprint.outputs)
         elif units.members is None:
@@ -142,10 +144,10 @@ class Graph:
             and _is_simple(self.nodes[index].step)
         )
 
-    def _place_maps(self, mapped: Sequence[int]) -> None:
+    def _place_maps(self, wiring: Wiring) -> None:
         """Which of the mapped nodes follow another one, element by element."""
-        for index in mapped:
-            self.maps[index] = self._map_plan(index, self.assets[self.nodes[index].map or ""])
+        for index, asset in wiring.mapped.items():
+            self.maps[index] = self._map_plan(index, asset, wiring.awaited[index])
         flows: dict[int, list[int]] = {}
         for index, plan in self.maps.items():
             if plan.follows is not None:
@@ -160,7 +162,7 @@ class Graph:
             unlocks[followed] = [unit for unit in unlocks[followed] if unit not in units]
         self.unlocks = unlocks
 
-    def _map_plan(self, index: int, asset: int) -> MapPlan:
+    def _map_plan(self, index: int, asset: int, awaited: set[int]) -> MapPlan:
         position = self.slots[index].index(asset)
         producers = self.producers_of(asset)
         if len(producers) != 1 or self.nodes[producers[0]].map is None:
@@ -169,7 +171,7 @@ class Graph:
         others = {slot for at, slot in enumerate(self.slots[index]) if at != position}
         if not others.isdisjoint(self.outputs_of(above)):
             return MapPlan(position)  # it wants the whole list as well
-        if self.nodes[above].name in self.nodes[index].after:
+        if above in awaited:
             return MapPlan(position)
         return MapPlan(position, above, self.outputs_of(above).index(asset))
 

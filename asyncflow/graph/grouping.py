@@ -137,7 +137,7 @@ def _add_single(units: Units, number: int, step: Step[..., object]) -> None:
 def _runs(
     nodes: Sequence[Node], order: Sequence[int]
 ) -> Iterator[tuple[str | None, tuple[int, ...]]]:
-    for label, run in itertools.groupby(order, key=lambda index: nodes[index].step.execution_group):
+    for label, run in itertools.groupby(order, key=lambda index: nodes[index].execution_group):
         if label is None:
             yield from ((None, (index,)) for index in run)
         else:

@@ -146,7 +146,8 @@ def _text(graph: Graph, index: int) -> str:
     node = graph.nodes[index]
     text = f"{node.name} ?" if index in graph.conditions else node.name
     if node.asset_names != (node.name,):
-        text += f" → {', '.join(node.asset_names)}"
+        prefix = node.name[: -len(node.own_name)]
+        text += f" → {', '.join(name.removeprefix(prefix) for name in node.asset_names)}"
     if node.after:
         text += f" (after {', '.join(node.after)})"
     return text

@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable
 
 from asyncflow.errors import GraphError
 from asyncflow.graph.graph import Graph
+from asyncflow.graph.names import nearest
 from asyncflow.graph.node import Node
-from asyncflow.graph.wiring import nearest
+from asyncflow.graph.scope import scopes_of
 
-__all__ = ["select"]
+__all__ = ["inside", "select"]
 
 
 def select(graph: Graph, targets: Iterable[str] | None, given: Collection[str]) -> tuple[Node, ...]:
@@ -29,6 +30,7 @@ def select(graph: Graph, targets: Iterable[str] | None, given: Collection[str]) 
         raise GraphError([f"pipeline {graph.name!r}: {problem}" for problem in problems])
     stood_in = {node for name in given for node in graph.producers_of(graph.assets[name])}
     needed = _needed(graph, _wanted(graph, targets, stood_in), stood_in, given)
+    _add_cleanup(graph, needed, stood_in)
     for node in sorted(needed & stood_in):
         outputs = graph.nodes[node].asset_names
         missing = [name for name in outputs if name not in given]
@@ -47,11 +49,16 @@ def _unknown(graph: Graph, targets: Iterable[str] | None, given: Collection[str]
         if name not in graph.assets:
             yield f"given= names {name!r}, which is no asset{nearest(name, graph.assets)}"
     for name in targets or ():
-        if name not in graph.assets and name not in graph.index:
+        if name not in graph.assets and name not in graph.index and not inside(graph, name):
             known = [*graph.index, *graph.assets]
             yield f"targets= names {name!r}, which is no step and no asset{nearest(name, known)}"
         elif _is_given(graph, name, given):
             yield f"targets= names {name!r}, whose value is given; take it out of one of the two"
+
+
+def inside(graph: Graph, prefix: str) -> list[int]:
+    """The nodes of an inlined pipeline, by its full name; none if there is no such pipeline."""
+    return [i for i, node in enumerate(graph.nodes) if node.name.startswith(f"{prefix}/")]
 
 
 def _is_given(graph: Graph, target: str, given: Collection[str]) -> bool:
@@ -65,11 +72,31 @@ def _wanted(graph: Graph, targets: Iterable[str] | None, stood_in: set[int]) -> 
         return [i for i in range(len(graph)) if _is_end(graph, i) and i not in stood_in]
     wanted: list[int] = []
     for name in targets:
+        wanted.extend(inside(graph, name))
         if name in graph.index:
             wanted.append(graph.index[name])
-        else:
+        elif name in graph.assets:
             wanted.extend(graph.producers_of(graph.assets[name]))
     return wanted
+
+
+def _add_cleanup(graph: Graph, needed: set[int], stood_in: set[int]) -> None:
+    """Clean up after what was selected: the steps with a ``when`` that wait for nothing else."""
+    left = [node for node in graph.cleanup if node not in needed]
+    while left:
+        found = {node for node in left if _cleans_up(graph, node, needed, stood_in)}
+        if not found:
+            return
+        needed |= found
+        left = [node for node in left if node not in found]
+
+
+def _cleans_up(graph: Graph, node: int, needed: set[int], stood_in: set[int]) -> bool:
+    parents = set(graph.parents[node])
+    scope = graph.nodes[node].scope
+    if graph.cleanup[node]:  # it waits for whatever there is, in its pipeline
+        return scope is None or any(scope in scopes_of(graph.nodes[n].scope) for n in needed)
+    return not parents.isdisjoint(needed) and parents <= needed | stood_in
 
 
 def _is_end(graph: Graph, node: int) -> bool:
@@ -87,9 +114,12 @@ def _needed(
         if node in needed:
             continue
         needed.add(node)
+        makers: set[int] = set()
         for asset in graph.slots[node]:
+            makers.update(graph.producers_of(asset))
             if asset not in numbers:
                 wanted.extend(graph.producers_of(asset))
-        before = (graph.index[name] for name in graph.nodes[node].after)
-        wanted.extend(index for index in before if index not in stood_in)
+        if not graph.cleanup.get(node, False):
+            before = set(graph.parents[node]) - makers - stood_in
+            wanted.extend(before)
     return needed

@@ -121,9 +121,9 @@ def _whole(graph: Graph, tally: Tally | None, title: Title) -> Sketch:
         [_figure(graph, index, tally, needless) for index in range(len(graph))],
         [_frame(graph, unit) for unit in range(len(graph.units))],
         [
-            Joint(edge.start, edge.end, "" if name == graph.nodes[edge.start].name else name, carry)
+            Joint(edge.start, edge.end, name, carry)
             for edge in edges_of(graph)
-            for name, carry in [(name, True) for name in edge.assets] or [("", False)]
+            for name, carry in [(name, True) for name in edge.names(graph)] or [("", False)]
         ],
     )
 

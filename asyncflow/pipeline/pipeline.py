@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import logging
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
-
-import msgspec
 
 from asyncflow.blocking import run_blocking
 from asyncflow.errors import GraphError
@@ -18,9 +14,10 @@ from asyncflow.graph.compile import Blueprint, building
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.grouping import Group, StepGroup
 from asyncflow.graph.node import Node
-from asyncflow.graph.selection import select
-from asyncflow.graph.wiring import nearest
+from asyncflow.graph.scope import Scope, inlined, kept_of_scopes
 from asyncflow.pipeline.arguments import (
+    asset_name,
+    by_asset,
     check_kinds,
     converted,
     declared_inputs,
@@ -29,11 +26,19 @@ from asyncflow.pipeline.arguments import (
     kept_outputs,
     name_of_step,
     names_before,
+    nodes_of,
     policy_of,
-    replaced_steps,
+    renamed,
     run_seconds,
     target_names,
     values_by_name,
+)
+from asyncflow.pipeline.building import (
+    at_once,
+    in_slices,
+    log_advice,
+    part_of,
+    with_replacements,
 )
 from asyncflow.pipeline.executor import ParallelExecutor
 from asyncflow.result import PipelineResult
@@ -51,9 +56,6 @@ if TYPE_CHECKING:
     from asyncflow.graph.plan import Plan
 
 __all__ = ["Pipeline"]
-
-_LOGGER = logging.getLogger("asyncflow")
-_BUILD_SECONDS = 0.004
 
 
 class Pipeline:
@@ -159,9 +161,65 @@ class Pipeline:
                 before,
                 None if inputs is None else converted(node_name, "inputs", inputs_of, inputs),
                 None if outputs is None else converted(node_name, "outputs", outputs_of, outputs),
-                None if map is None else check_name(map, "asset"),
+                None if map is None else asset_name("map", map),
             )
         )
+        self._graph = None
+        return self
+
+    def add_pipeline(
+        self,
+        sub: Pipeline,
+        name: str,
+        *,
+        inputs: Mapping[str, str] | Iterable[str] | None = None,
+        outputs: Mapping[str, str] | Iterable[str] | None = None,
+        after: Iterable[str | Step[..., Any]] = (),
+    ) -> Self:
+        """Inline the steps of another pipeline; they are called ``name/step`` here.
+
+        It is inlined as it is now: what is added to it later is not added here.
+
+        Args:
+            sub: the other pipeline; it may be inlined several times, under several names.
+            name: the prefix of its steps, assets and groups.
+            inputs: a run input or parameter of ``sub`` → an asset or a run input of this
+                pipeline. What is left out has the same name here, if ``sub`` declares it as an
+                input or declares no inputs at all.
+            outputs: an asset of ``sub`` → what it is called here, instead of ``name/asset``.
+            after: steps and inlined pipelines that must be done before any step of ``sub``.
+
+        Returns:
+            The pipeline, so that calls can be chained.
+
+        Raises:
+            GraphError: an argument makes no sense. Names that nothing answers to are found by
+                :meth:`build`.
+
+        Example:
+            >>> @step
+            ... async def double(number: int) -> int:
+            ...     return 2 * number
+            >>> twice = Pipeline("twice", steps=[double])
+            >>> pipeline = Pipeline("four times").add_pipeline(twice, "first")
+            >>> pipeline = pipeline.add_pipeline(twice, "then", inputs={"number": "first/double"})
+            >>> pipeline.run_sync({"number": 5})["then/double"]
+            20
+        """
+        nodes = nodes_of(sub, name)
+        scope = Scope(
+            name=name,
+            pipeline=sub.name,
+            inputs=renamed(name, "inputs", inputs),
+            outputs=by_asset(nodes, renamed(name, "outputs", outputs)),
+            declared=None if sub.inputs is None else dict(sub.inputs),
+            context=dict(sub.context),
+            keeps=sub.outputs,
+            after=names_before(name, after, "pipeline"),
+        )
+        self._nodes.extend(inlined(nodes, scope))
+        theirs = {f"{name}/{label}": said for label, said in sub.groups.items()}
+        self.groups = {**theirs, **self.groups}
         self._graph = None
         return self
 
@@ -175,17 +233,9 @@ class Pipeline:
         Raises:
             GraphError: a name is unknown, or what stands for it is no function.
         """
-        names = {node.name for node in self._nodes}
-        others = replaced_steps(replacements)
-        for name in others:
-            if name not in names:
-                raise GraphError(
-                    f"pipeline {self.name!r}: with_steps names {name!r}, which is no step"
-                    + nearest(name, names)
-                )
         changed = copy.copy(self)
         changed._graph = None
-        changed._nodes = [_replaced(node, others) for node in self._nodes]
+        changed._nodes = with_replacements(self.name, self._nodes, replacements)
         return changed
 
     # -- building ------------------------------------------------------------------------
@@ -196,17 +246,11 @@ class Pipeline:
         Raises:
             GraphError: the pipeline is wrong; ``problems`` has every fault found.
         """
-        steps = self._building()
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                graph: Graph = done.value
-                return graph
+        return at_once(self._building())
 
     async def build_async(self) -> Graph:
         """Like :meth:`build`, giving other tasks a turn every few milliseconds."""
-        return await _in_slices(self._building())
+        return await in_slices(self._building())
 
     async def _graph_of(
         self, targets: Iterable[str | Step[..., Any]] | None, given: Mapping[str, Any]
@@ -216,55 +260,28 @@ class Pipeline:
         if targets is None and not given:
             return graph
         wanted = None if targets is None else target_names(targets)
-        nodes = select(graph, wanted, given)
-        if not nodes:
-            raise GraphError(f"pipeline {self.name!r}: given= leaves nothing to run")
-        names = {node.name for node in nodes}
-        part = Blueprint(
-            self.name,
-            nodes,
-            inputs=self.inputs,
-            outputs=self._outputs_among(names, given, wanted),
-            context=self.context,
-            groups={
-                label: said
-                for label, said in self.groups.items()
-                if any(node.step.execution_group == label for node in nodes)
-            },
-            given=frozenset(given),
-            absent=frozenset(node.name for node in self._nodes if node.name not in names),
-            elsewhere=frozenset(graph.outside),
-        )
-        return await _in_slices(building(part))
-
-    def _outputs_among(
-        self, names: set[str], given: Mapping[str, Any], wanted: Iterable[str] | None
-    ) -> tuple[str, ...] | None:
-        """What a part of the pipeline keeps: the declared outputs it has, and its targets."""
-        if self.outputs is None:
-            return None
-        there = {asset for node in self._nodes if node.name in names for asset in node.asset_names}
-        kept = dict.fromkeys((*self.outputs, *(wanted or ())))
-        return tuple(name for name in kept if name in there | names | given.keys())
+        return await in_slices(building(part_of(self._blueprint(), graph, wanted, given)))
 
     def _building(self) -> Generator[None, None, Graph]:
         if self._graph is not None:
             return self._graph
         if not self._nodes:
             raise GraphError(f"pipeline {self.name!r} has no steps; add one with add_step()")
-        blueprint = Blueprint(
-            self.name,
-            tuple(self._nodes),
-            inputs=self.inputs,
-            outputs=self.outputs,
-            context=self.context,
-            groups=self.groups,
-        )
-        graph = yield from building(blueprint)
+        graph = yield from building(self._blueprint())
         log_advice(graph)
         if len(self._nodes) == len(graph):
             self._graph = graph
         return graph
+
+    def _blueprint(self) -> Blueprint:
+        return Blueprint(
+            self.name,
+            tuple(self._nodes),
+            inputs=self.inputs,
+            outputs=kept_of_scopes(self._nodes) if self.outputs is None else self.outputs,
+            context=self.context,
+            groups=self.groups,
+        )
 
     @property
     def step_groups(self) -> list[StepGroup]:
@@ -448,35 +465,3 @@ class Pipeline:
         finally:
             if owned is not None:
                 await owned.aclose()
-
-
-async def _in_slices(steps: Generator[None, None, Graph]) -> Graph:
-    """Run a build, giving other tasks a turn every few milliseconds."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + _BUILD_SECONDS
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            graph: Graph = done.value
-            return graph
-        if loop.time() >= until:
-            await asyncio.sleep(0)
-            until = loop.time() + _BUILD_SECONDS
-
-
-def _replaced(node: Node, replacements: Mapping[str, Any]) -> Node:
-    if node.name not in replacements:
-        return node
-    other = replacements[node.name]
-    if isinstance(other, Step):
-        return msgspec.structs.replace(node, step=other)
-    if not callable(other):
-        raise GraphError(f"with_steps takes functions or steps, got {other!r} for {node.name!r}")
-    return msgspec.structs.replace(node, step=Step(other, **node.step.options))
-
-
-def log_advice(graph: Graph) -> None:
-    """What a build advises, once, for people who do not look at the plan."""
-    for warning in graph.warnings:
-        _LOGGER.warning("pipeline %r: %s", graph.name, warning)

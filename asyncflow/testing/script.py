@@ -8,8 +8,8 @@ from typing import Any
 
 from asyncflow.errors import GraphError
 from asyncflow.graph.graph import Graph
+from asyncflow.graph.names import nearest
 from asyncflow.graph.node import Node
-from asyncflow.graph.wiring import nearest
 
 __all__ = ["Durations", "Failures", "Script"]
 

@@ -95,14 +95,57 @@ async def test_after_is_something_a_target_needs() -> None:
 
 
 @virtual_time
-async def test_clean_up_steps_of_a_part_are_those_that_are_asked_for() -> None:
+async def test_clean_up_of_what_was_selected_runs() -> None:
     @step(when="always")
     async def clean() -> None: ...
 
-    pipeline = Pipeline("p", [load, page, clean])
-    assert ran(await pipeline.run({"path": "a"}, targets=["raw"])) == {"load"}
-    assert ran(await pipeline.run({"path": "a"}, targets=["raw", clean])) == {"load", "clean"}
-    assert ran(await pipeline.run(given={"raw": "rows"})) == {"page", "clean"}
+    @step(when="always")
+    async def close(raw: str) -> None: ...
+
+    pipeline = Pipeline("p", [load, split, page, clean, close])
+    pipeline.add_step(close, "close_sets", inputs={"raw": "train"})
+    pipeline.add_step(clean, "after_both", after=["load", "page"])
+    pipeline.add_step(clean, "after_closing", after=["close"])
+    assert ran(await pipeline.run({"path": "a"}, targets=["raw"])) == {
+        "load",
+        "clean",
+        "close",
+        "after_closing",
+    }
+    assert ran(await pipeline.run({"path": "a"}, targets=["raw", page])) == {
+        "load",
+        "page",
+        "clean",
+        "close",
+        "after_closing",
+        "after_both",
+    }
+    only_page = ran(await pipeline.run(given={"raw": "rows"}, targets=["page"]))
+    assert only_page == {"page", "clean", "after_both"}
+
+
+@virtual_time
+async def test_a_clean_up_step_that_is_a_target_brings_what_it_needs() -> None:
+    @step(when="always")
+    async def close(raw: str) -> None: ...
+
+    pipeline = Pipeline("p", [load, page, close])
+    assert ran(await pipeline.run({"path": "a"}, targets=[close])) == {"load", "close"}
+
+
+@virtual_time
+async def test_clean_up_of_a_part_runs_after_a_failure_in_it() -> None:
+    @step
+    async def broken(raw: str) -> None:
+        raise ValueError("no")
+
+    @step(when="always")
+    async def close(raw: str) -> None: ...
+
+    pipeline = Pipeline("p", [load, broken, page]).add_step(close, after=["broken"])
+    result = await pipeline.run({"path": "a"}, targets=["broken"])
+    assert result.step_results["close"].status == "succeeded"
+    assert set(result.step_results) == {"load", "broken", "close"}
 
 
 @pytest.mark.parametrize(

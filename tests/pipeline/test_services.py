@@ -153,13 +153,17 @@ async def test_a_service_with_the_name_of_an_asset_is_refused() -> None:
 
 
 @virtual_time
-async def test_one_of_the_runtime_gives_way_to_an_asset() -> None:
+async def test_one_of_the_runtime_is_refused_where_an_asset_could_be_meant_as_well() -> None:
     @step(outputs=["client"])
     async def make() -> Client:
         return Client("made")
 
     async with Runtime(services={"client": Client("shared")}):
-        assert (await Pipeline("p", [make, who]).run())["who"] == "made"
+        with pytest.raises(GraphError, match="parameter 'client' could be the asset of that name"):
+            await Pipeline("p", [make, who]).run()
+        told = Pipeline("p", [make]).add_step(who, inputs=["client"])
+        assert (await told.run())["who"] == "made"
+        assert (await Pipeline("p", [make]).run()).success
 
 
 @virtual_time
