@@ -15,6 +15,7 @@
         ├── StepTimeout     an attempt ran longer than the step's timeout (also a TimeoutError)
         ├── StepSkipped     a value was asked of a step that was skipped
         ├── StepCancelled   a value was asked of a step that was cancelled
+        ├── ResourceLost    a device that a step held was lost while it ran
         └── DependencyError a step could not run because one above it failed
 
 Every error pickles and keeps its fields.
@@ -32,6 +33,7 @@ __all__ = [
     "GraphError",
     "JournalDamaged",
     "NestedDepthError",
+    "ResourceLost",
     "RunConflict",
     "RunLocked",
     "RunTimeout",
@@ -174,6 +176,19 @@ class StepSkipped(StepFailed):
 
 class StepCancelled(StepFailed):
     """The value of a cancelled or abandoned step was asked for, or it was told to stop."""
+
+
+class ResourceLost(StepFailed):
+    """A device that a step held was lost while it ran; ``devices`` are the ids of those.
+
+    The step is tried again elsewhere, whatever its ``retry``, as long as another device will do.
+    """
+
+    def __init__(
+        self, message: str, *, step: str = "", attempt: int = 0, devices: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message, step=step, attempt=attempt)
+        self.devices = devices
 
 
 class DependencyError(StepFailed):

@@ -8,15 +8,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
 
-from asyncflow.engine.admission import Admission, Machine, admit
+from asyncflow.engine.admission import Admission
 from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import Overflow, RuntimeBus, Subscription
-from asyncflow.engine.capacity import Capacity, Demand, demand_of
+from asyncflow.engine.capacity import Capacity
+from asyncflow.engine.gpus import GpuProbe
 from asyncflow.engine.limiter import Limiter
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.remaining import ordering
 from asyncflow.engine.scheduler import Scheduler
 from asyncflow.engine.settings import expected_seconds_of, grace_seconds_of, services_of
+from asyncflow.engine.supply import Supply
 from asyncflow.engine.surroundings import clock_of, new_run_id, surroundings_of
 from asyncflow.errors import CapacityError, GraphError
 from asyncflow.graph.graph import Graph
@@ -25,7 +27,6 @@ from asyncflow.lanes.lane import CURRENT
 from asyncflow.owned_runs import OwnedRuns
 from asyncflow.quantities import at_least_one, parse_bytes, parse_cpu
 from asyncflow.request import FailurePolicy, RunRequest, Startable
-from asyncflow.resources import ResourceRequirements
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run, log_failure
 from asyncflow.states import RunState
@@ -72,7 +73,8 @@ class Runtime:
         max_cpus: CPUs to share (``4``, ``0.5``, ``"500m"``); None takes what this process
             may use (affinity, cgroup).
         max_memory: bytes, or text such as ``"8Gi"``; None takes the machine's, or the cgroup's.
-        max_gpus: how many devices to declare, or a list of their types; None declares none.
+        max_gpus: how many devices to declare, or a list of their types; 0 for none. None finds
+            the machine's own when first a step asks for one.
         max_threads: how many threads run sync steps at once.
         max_concurrency: how many units may be in flight at once.
         oversized: what becomes of a CPU or memory request above the machine: ``"clamp"``
@@ -110,7 +112,7 @@ class Runtime:
         *,
         max_cpus: int | float | str | None = None,
         max_memory: int | str | None = None,
-        max_gpus: int | Sequence[str] | None = None,
+        max_gpus: int | Sequence[str] | GpuProbe | None = None,
         max_threads: int | None = None,
         max_concurrency: int = 1000,
         oversized: Oversized = "clamp",
@@ -131,14 +133,14 @@ class Runtime:
         self.max_threads = at_least_one(
             "max_threads", DEFAULT_THREADS if max_threads is None else max_threads
         )
-        self._cpu_millis = None if max_cpus is None else parse_cpu(max_cpus)
-        self._memory_bytes = None if max_memory is None else parse_bytes(max_memory)
-        from asyncflow.engine.hardware import declared_devices
-
-        self._devices = declared_devices(max_gpus)
-        self._oversized = oversized
-        self._labels = dict(labels or {})
-        self._taints = tuple(taints)
+        self._supply = Supply(
+            cpu_millis=None if max_cpus is None else parse_cpu(max_cpus),
+            memory_bytes=None if max_memory is None else parse_bytes(max_memory),
+            max_gpus=max_gpus,
+            labels=dict(labels or {}),
+            taints=tuple(taints),
+            refuse_oversized=oversized == "error",
+        )
         self._grace_seconds = grace_seconds_of(grace_seconds)
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
         self._max_nested_depth = at_least_one("max_nested_depth", max_nested_depth)
@@ -148,7 +150,6 @@ class Runtime:
         self._bus: RuntimeBus | None = None
         self._ambient: contextvars.Token[Runtime | None] | None = None
         self._scheduler: Scheduler | None = None
-        self._limiter: Limiter | None = None
         self._closed = False
 
     # -- lifetime ------------------------------------------------------------------------
@@ -168,16 +169,16 @@ class Runtime:
         self._scheduler = Scheduler(
             loop,
             clock,
-            limiter=self._get_limiter,
+            supply=self._supply,
             lanes=surroundings.lanes(loop, clock, max_threads=self.max_threads),
             max_concurrency=self.max_concurrency,
             grace_seconds=self._grace_seconds,
             max_abandoned=self._max_abandoned,
             max_nested_depth=self._max_nested_depth,
-            demand_of=self._demand_of,
             random=surroundings.random(),
         )
         scheduler = self._scheduler
+        self._supply.on_found = scheduler.losses.watch
         self._bus = RuntimeBus(clock, lambda: (run.bus for run in scheduler.runs.values()))
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -214,6 +215,7 @@ class Runtime:
                 await Run(scheduler, record).wait_shielded()
             except asyncio.CancelledError as error:
                 cancelled = error
+        await scheduler.losses.aclose()
         for lane in scheduler.lanes.values():
             lane.close()
         if self._bus is not None:
@@ -231,21 +233,19 @@ class Runtime:
             return
 
     def _get_limiter(self) -> Limiter:
-        if self._limiter is None:
-            self._limiter = Limiter(self.capacity)
-        return self._limiter
+        return self._supply.limiter
+
+    @property
+    def _limiter(self) -> Limiter | None:
+        return self._supply.limiter_so_far
 
     @property
     def capacity(self) -> Capacity:
-        """What there is to share: CPUs in thousandths, bytes of memory, devices."""
-        cpus, memory = self._cpu_millis, self._memory_bytes
-        if cpus is None or memory is None:
-            from asyncflow.engine.hardware import probe
+        """What there is to share: CPUs in thousandths, bytes of memory, devices.
 
-            machine = probe()
-            cpus = machine.cpu_millis if cpus is None else cpus
-            memory = machine.memory_bytes if memory is None else memory
-        return Capacity(cpus, memory, self._devices)
+        GPUs of the machine are among them once a graph has asked for one.
+        """
+        return self._supply.capacity
 
     # -- runs ----------------------------------------------------------------------------
 
@@ -265,7 +265,9 @@ class Runtime:
             ...
             result = await runtime.get(run.id).result()
         """
-        run = self.launch(await pipeline.request(*args, **options))
+        request = await pipeline.request(*args, **options)
+        await self._find_gpus_for(request.graph)
+        run = self.launch(request)
         run.log_failure_at_end()
         self._runs.own(run)
         return run
@@ -336,6 +338,7 @@ class Runtime:
     async def _running(
         self, request: RunRequest, within: tuple[Attempt | None, int]
     ) -> AsyncIterator[Run]:
+        await self._find_gpus_for(request.graph)
         run = self.launch(request, within=within)
         try:
             yield run
@@ -346,6 +349,11 @@ class Runtime:
             raise
         finally:
             log_failure(run.result_now())
+
+    async def _find_gpus_for(self, graph: Graph) -> None:
+        """Look for GPUs if a graph is the first to ask for one."""
+        if self._supply.lacks_gpus_of(graph):
+            await self._supply.find_gpus()
 
     def _calling_run(self) -> RunRecord | None:
         """The run, of this runtime, of whose step the caller is a part."""
@@ -422,7 +430,7 @@ class Runtime:
 
     def _admit(self, record: RunRecord) -> None:
         graph = record.graph
-        if not graph.units.resources and not self._taints:
+        if not graph.units.resources and not self._supply.taints:
             return
         admission = self.check(graph)
         if admission.refusals:
@@ -430,29 +438,14 @@ class Runtime:
             raise CapacityError(f"pipeline {graph.name!r} cannot run here: {' '.join(faults)}")
         record.demands = admission.demands
         record.warnings = [f"step {name!r}: {why}" for name, why in admission.clamped.items()]
-
-    def _demand_of(self, requirements: ResourceRequirements, name: str) -> Demand:
-        """What requirements take.
-
-        Raises:
-            CapacityError: they can never be granted.
-        """
-        limiter = self._get_limiter()
-        wanted = demand_of(requirements)
-        demand = limiter.clamped(wanted)
-        refusal = limiter.refusal(demand)
-        if refusal is None and demand != wanted and self._oversized == "error":
-            refusal = limiter.refusal(wanted)
-        if refusal is not None:
-            raise CapacityError(f"nested step {name!r}: {refusal}")
-        return demand
+        record.warnings += self._supply.faults_for(graph)
 
     def check(self, graph: Graph) -> Admission:
-        """Which requests of a graph this runtime would clamp or refuse."""
-        machine = Machine(
-            self._get_limiter(), self._labels, self._taints, self._oversized == "error"
-        )
-        return admit(graph, machine)
+        """Which requests of a graph this runtime would clamp or refuse.
+
+        Where GPUs are asked for and were not looked for before, that is done now, blocking.
+        """
+        return self._supply.check(graph)
 
     def is_usable_here(self) -> bool:
         """Whether it is entered, open, and of the running event loop."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from asyncflow import __version__
+from asyncflow.engine.gpus import current_probe, devices_of, find_gpus_blocking
 from asyncflow.engine.hardware import probe
 from asyncflow.runtime import Runtime
 
@@ -21,7 +22,7 @@ __all__ = ["REQUIRED", "Findings", "examine"]
 
 _GIB, _MIB = 2**30, 2**20
 REQUIRED = ("anyio", "msgspec", "psutil", "rich", "typer")
-_OPTIONAL = ("uvloop",)
+_OPTIONAL = ("uvloop", "nvidia-ml-py")
 _CGROUP_FILES = {"cpu.max": "cpu", "memory.max": "memory"}
 
 
@@ -34,7 +35,9 @@ class Findings(msgspec.Struct, frozen=True):
         asyncflow, python: versions, and where this Python lives.
         cpus: ``logical``, ``physical``, ``affinity``, ``cgroup``.
         memory: ``total_bytes``, ``available_bytes``, ``cgroup_bytes``.
-        gpus: ``visible`` (what ``CUDA_VISIBLE_DEVICES`` says) and a ``note``.
+        gpus: ``visible`` (what ``CUDA_VISIBLE_DEVICES`` says), ``devices`` that this process may
+            use (``id``, ``gpu_type``, ``memory_bytes``), ``absent`` (why there is no driver to
+            ask) and ``faults`` (what went wrong).
         event_loop: the ``default`` loop and the version of ``uvloop``.
         packages: versions of what asyncflow needs or can use; None if not installed.
         defaults: what a Runtime() without arguments shares, and where the figures are from.
@@ -45,7 +48,7 @@ class Findings(msgspec.Struct, frozen=True):
     python: Mapping[str, str]
     cpus: Mapping[str, float | None]
     memory: Mapping[str, int | None]
-    gpus: Mapping[str, str | None]
+    gpus: Mapping[str, Any]
     event_loop: Mapping[str, str | None]
     packages: Mapping[str, str | None]
     defaults: Mapping[str, Any]
@@ -93,6 +96,7 @@ def examine() -> Findings:
     machine = probe(read=limits.read)
     memory = psutil.virtual_memory()
     cgroup_bytes = limits.found.get("memory")
+    gpus = _gpus()
     findings = Findings(
         asyncflow=__version__,
         python={
@@ -112,16 +116,26 @@ def examine() -> Findings:
             "available_bytes": memory.available,
             "cgroup_bytes": None if cgroup_bytes is None else int(cgroup_bytes),
         },
-        gpus={
-            "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "note": "devices are not probed; declare them with Runtime(max_gpus=…) or --max-gpus",
-        },
+        gpus=gpus,
         event_loop={"default": _default_loop(), "uvloop": _version("uvloop")},
         packages={name: _version(name) for name in (*REQUIRED, *_OPTIONAL)},
-        defaults=_defaults(machine.sources),
+        defaults={**_defaults(machine.sources), "gpus": len(gpus["devices"])},
         remarks=(),
     )
     return msgspec.structs.replace(findings, remarks=tuple(_remarks(findings)))
+
+
+def _gpus() -> dict[str, Any]:
+    """The GPUs that this process may use, looked for in another process."""
+    probe = current_probe()
+    report = find_gpus_blocking(probe)
+    devices = devices_of(report, probe.visible)
+    return {
+        "visible": probe.visible,
+        "devices": [device._asdict() for device in devices],
+        "absent": report.absent,
+        "faults": list(report.faults),
+    }
 
 
 def _affinity() -> int | None:
@@ -140,7 +154,6 @@ def _defaults(sources: Mapping[str, str]) -> dict[str, Any]:
         "cpus_from": sources["cpu_millis"],
         "memory_bytes": capacity.memory_bytes,
         "memory_from": sources["memory_bytes"],
-        "gpus": len(capacity.devices),
         "max_threads": runtime.max_threads,
         "max_concurrency": runtime.max_concurrency,
     }
@@ -168,9 +181,11 @@ def _remarks(found: Findings) -> Iterator[str]:
         yield "the number of CPUs is unknown: pass Runtime(max_cpus=…)"
     if defaults["memory_from"].startswith("assumed"):
         yield "the memory is unknown: pass Runtime(max_memory=…)"
+    yield from found.gpus["faults"]
     if found.gpus["visible"] and not defaults["gpus"]:
         yield (
-            "CUDA_VISIBLE_DEVICES is set, but a Runtime() has no GPUs: declare them with max_gpus"
+            "CUDA_VISIBLE_DEVICES is set, but none of what it names was found: declare GPUs with "
+            "Runtime(max_gpus=…) or --max-gpus"
         )
 
 
@@ -217,10 +232,18 @@ def _memory_in_words(memory: Mapping[str, int | None]) -> str:
     )
 
 
-def _gpus_in_words(gpus: Mapping[str, str | None]) -> str:
+def _gpus_in_words(gpus: Mapping[str, Any]) -> str:
     visible = gpus["visible"]
     said = "is not set" if visible is None else f"is {visible!r}"
-    return f"CUDA_VISIBLE_DEVICES {said}; {gpus['note']}"
+    found = "; ".join(map(_device_in_words, gpus["devices"])) or "none found"
+    why = f" ({gpus['absent']})" if gpus["absent"] else ""
+    return f"{found}{why}; CUDA_VISIBLE_DEVICES {said}"
+
+
+def _device_in_words(device: Mapping[str, Any]) -> str:
+    memory = device["memory_bytes"]
+    held = "" if memory is None else f", {_bytes(memory)}"
+    return f"{device['gpu_type']} ({device['id']}{held})"
 
 
 def _loops_in_words(loops: Mapping[str, str | None]) -> str:

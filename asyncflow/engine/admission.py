@@ -15,12 +15,13 @@ __all__ = ["Admission", "Machine", "admit"]
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What requests are checked against."""
+    """What requests are checked against; ``why_no_gpus`` is said where GPUs fall short."""
 
     limiter: Limiter
     labels: Mapping[str, str]
     taints: Sequence[str]
     refuse_oversized: bool
+    why_no_gpus: str = ""
 
 
 class Admission(msgspec.Struct):
@@ -56,7 +57,8 @@ def _admit_one(
     faults = list(_faults(requirements, machine))
     refusal = machine.limiter.refusal(demand)
     if refusal is not None:
-        faults.insert(0, f"{refusal} Ask for less, or declare devices with Runtime(max_gpus=…).")
+        why = f"{refusal} {machine.why_no_gpus}"
+        faults.insert(0, f"{why}Ask for less, or declare devices with Runtime(max_gpus=…).")
     elif demand != wanted:
         too_much = machine.limiter.refusal(wanted) or "it asks for more than there is"
         if machine.refuse_oversized:

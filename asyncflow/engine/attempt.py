@@ -30,6 +30,7 @@ class Phase(IntEnum):
     LANE = 3  # it waits for a free worker of its lane
     BACKOFF = 4  # it waits to be tried again
     RUNNING = 5
+    EXAMINED = 6  # it failed, and its devices are being looked at
 
 
 class Stop(IntEnum):
@@ -38,6 +39,7 @@ class Stop(IntEnum):
     NONE = 0
     TIMEOUT = 1
     CANCEL = 2
+    LOST = 3  # a device that it holds was lost
 
 
 class Attempt(Call, eq=False):
@@ -48,6 +50,7 @@ class Attempt(Call, eq=False):
     on to the attempt that follows. ``gated``: its condition was found true.
     ``waits``: for how many pieces of its nest it is waiting; ``nest``: the nested nodes it
     asked for that have not ended. ``alone``: started by the shortest way, see :attr:`Graph.alone`.
+    ``examined``: its devices were looked at after it failed.
     """
 
     run: RunRecord = None  # type: ignore[assignment]
@@ -63,6 +66,7 @@ class Attempt(Call, eq=False):
     timer: asyncio.TimerHandle | None = None
     stop: Stop = Stop.NONE
     abandoned: bool = False
+    examined: bool = False
     unit_announced: bool = False
     worker_lane: str = ""
     capped: bool = False

@@ -78,6 +78,8 @@ def _at_work(scheduler: Scheduler, attempt: Attempt) -> str:
             return "has its condition evaluated"
         case Phase.CAPACITY:
             return scheduler.limiter.explain(attempt).removeprefix(f"{attempt!r} ")
+        case Phase.EXAMINED:
+            return "failed, and the GPUs it held are being looked at"
         case Phase.LANE:
             return f"waits for a worker: {_lane_story(scheduler, attempt)}"
         case Phase.BACKOFF:

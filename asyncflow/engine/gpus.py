@@ -27,6 +27,7 @@ __all__ = [
     "find_gpus",
     "find_gpus_blocking",
     "installed",
+    "installed_probe",
     "visible_devices",
 ]
 
@@ -74,9 +75,13 @@ class GpuProbe(Protocol):
 
     Attributes:
         timeout_seconds: how long an answer may take.
+        visible: what this process inherited as ``CUDA_VISIBLE_DEVICES``; None for nothing.
     """
 
     timeout_seconds: float
+
+    @property
+    def visible(self) -> str | None: ...
 
     async def find(self) -> GpuReport:
         """Report the GPUs of the machine; cancelled when it takes too long."""
@@ -111,13 +116,16 @@ def installed(probe: GpuProbe) -> Iterator[GpuProbe]:
         _installed.remove(probe)
 
 
+def installed_probe() -> GpuProbe | None:
+    """The probe that was installed last, if any is."""
+    return _installed[-1] if _installed else None
+
+
 def current_probe() -> GpuProbe:
     """The probe that was installed last, else the one that asks NVML."""
-    if _installed:
-        return _installed[-1]
     from asyncflow.engine.nvml import NVML  # most programs never look for a GPU
 
-    return NVML
+    return installed_probe() or NVML
 
 
 async def find_gpus(probe: GpuProbe) -> GpuReport:

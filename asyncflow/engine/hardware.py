@@ -142,11 +142,15 @@ def _memory_limit(text: str) -> int | None:
     return None if limit == "max" else int(limit)
 
 
-def declared_devices(max_gpus: int | Sequence[str] | None) -> tuple[Device, ...]:
+def declared_devices(
+    max_gpus: int | Sequence[str] | None, visible: str | None = None
+) -> tuple[Device, ...]:
     """Return the logical GPUs that a runtime was told to have.
 
     Parameters:
         max_gpus: how many, of any type; or the type of each; None declares none.
+        visible: what this process inherited as `CUDA_VISIBLE_DEVICES`: if it lists as many
+            devices, they are meant, else those with the indexes 0, 1 and so on.
 
     Raises:
         TypeError: if it is neither a whole number nor a list of text.
@@ -163,13 +167,22 @@ def declared_devices(max_gpus: int | Sequence[str] | None) -> tuple[Device, ...]
     if isinstance(max_gpus, int) and not isinstance(max_gpus, bool):
         if max_gpus < 0:
             raise ValueError(f"max_gpus={max_gpus} is negative; write 0 for no GPUs.")
-        return tuple(Device(str(index)) for index in range(max_gpus))
+        return tuple(map(Device, _declared_ids(max_gpus, visible)))
     if isinstance(max_gpus, bool | str) or not isinstance(max_gpus, Sequence):
         raise TypeError(
             f"max_gpus={max_gpus!r} is neither a number nor a list of types; "
             "write 2, or ['nvidia-a100', 'nvidia-a100']."
         )
-    return tuple(Device(str(index), _checked(kind)) for index, kind in enumerate(max_gpus))
+    kinds = [_checked(kind) for kind in max_gpus]
+    return tuple(map(Device, _declared_ids(len(kinds), visible), kinds))
+
+
+def _declared_ids(count: int, visible: str | None) -> list[str]:
+    listed = [entry.strip() for entry in (visible or "").split(",")]
+    usable = listed[:count] if all(listed[:count]) and "-1" not in listed[:count] else []
+    if len(set(usable)) == count:
+        return usable
+    return [str(index) for index in range(count)]
 
 
 def _checked(gpu_type: object) -> str:

@@ -173,6 +173,8 @@ class Nesting:
         key: Any,
     ) -> Any:
         """Run a step as a node of its own, and give its value or raise its error."""
+        if step.resources is not None and step.resources.gpu is not None:
+            await self._scheduler.supply.find_gpus()
         node = self._add(attempt, step, args, kwargs, key)
         run = attempt.run
         nested = run.nested[node]
@@ -290,7 +292,7 @@ class Nesting:
         """What a nested step takes beyond what its parent holds for it."""
         if step.resources is None:
             return None
-        demand = self._scheduler.demand_of(step.resources, name)
+        demand = self._scheduler.supply.demand_of(step.resources, name)
         lease = self.lease_above(attempt)
         if lease is not None:
             gpu = demand.gpu

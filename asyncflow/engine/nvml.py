@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from asyncflow.engine.gpus import GpuReport
+from asyncflow.engine.gpus import GpuReport, visible_devices
 
 __all__ = ["NVML", "NvmlProbe"]
 
@@ -42,6 +42,11 @@ class NvmlProbe:
         self._command = command or (sys.executable, "-P", str(_CHILD))
         self.timeout_seconds = timeout_seconds
         self._answer: GpuReport | None = None
+
+    @property
+    def visible(self) -> str | None:
+        """What this process inherited as ``CUDA_VISIBLE_DEVICES``."""
+        return visible_devices()
 
     async def find(self) -> GpuReport:
         """Report what NVML says; an answer without faults is kept for the next time."""

@@ -89,6 +89,8 @@ class RunRecord:
         self.consumers = array("q", graph.consumers) if graph.kept is not None else None
         self.raw: dict[int, Any] = {}
         self.attempts: dict[int, int] = {}
+        # By node, how many of its tries were no fault of its own and do not count as such.
+        self.forgiven: dict[int, int] = {}
         self.started = array("d", bytes(8 * size))
         self.finished = array("d", bytes(8 * size))
         self.errors: dict[int, BaseException] = {}

@@ -17,8 +17,8 @@ from random import Random
 
 from asyncflow import events
 from asyncflow.engine.attempt import Attempt, Phase
-from asyncflow.engine.capacity import Demand
 from asyncflow.engine.limiter import Lease, Limiter
+from asyncflow.engine.losses import Losses
 from asyncflow.engine.maps import Maps
 from asyncflow.engine.nesting import Nesting, Retake
 from asyncflow.engine.record import RunRecord
@@ -26,9 +26,9 @@ from asyncflow.engine.reporting import report_soon
 from asyncflow.engine.settlement import Settlement
 from asyncflow.engine.starting import Starting
 from asyncflow.engine.stopping import Closing, Stopping
+from asyncflow.engine.supply import Supply
 from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.lane import Lane
-from asyncflow.resources import ResourceRequirements
 from asyncflow.states import RUNNING
 
 __all__ = ["Scheduler"]
@@ -47,13 +47,12 @@ class Scheduler:
 
     Args:
         loop, clock: the running event loop and seconds on its clock.
-        limiter: called once, when first a unit asks for capacity.
+        supply: what there is to share; its limiter is made when first a unit asks for any.
         lanes: by name; ``inline`` must be there.
         max_concurrency: how many units may be in flight at once.
         grace_seconds: how long a cancelled attempt may take to end.
         max_abandoned: how many abandoned attempts are borne.
         max_nested_depth: how deep steps may nest.
-        demand_of: what requirements (of the step named) take; raises CapacityError.
     """
 
     def __init__(
@@ -61,13 +60,12 @@ class Scheduler:
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
         *,
-        limiter: Callable[[], Limiter],
+        supply: Supply,
         lanes: dict[str, Lane],
         max_concurrency: int,
         grace_seconds: float,
         max_abandoned: int,
         max_nested_depth: int,
-        demand_of: Callable[[ResourceRequirements, str], Demand],
         random: Random,
     ) -> None:
         self.loop = loop
@@ -76,8 +74,7 @@ class Scheduler:
         self.runs: dict[str, RunRecord] = {}
         self.max_concurrency = max_concurrency
         self.in_flight = 0
-        self._make_limiter = limiter
-        self.demand_of = demand_of
+        self.supply = supply
         self._limiter: Limiter | None = None
         inline = lanes["inline"]
         assert isinstance(inline, InlineLane)
@@ -86,6 +83,7 @@ class Scheduler:
         self.starting = Starting(self)
         self.settlement = Settlement(self, random)
         self.maps = Maps(self)
+        self.losses = Losses(self)
         self.nesting = Nesting(self, max_depth=max_nested_depth)
         self.stopping = Stopping(self, grace_seconds=grace_seconds, max_abandoned=max_abandoned)
         # How many timers may still lead to something: while one is set, nothing is stuck.
@@ -344,7 +342,7 @@ class Scheduler:
     def limiter(self) -> Limiter:
         """The account of all capacity; made when first needed."""
         if self._limiter is None:
-            self._limiter = self._make_limiter()
+            self._limiter = self.supply.limiter
         return self._limiter
 
     # -- settling ------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from asyncflow.engine.attempt import Attempt, Phase, Stop
 from asyncflow.engine.outcome import failure_of, let_go, store
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import finish_fields
-from asyncflow.errors import StepFailed, text_of
+from asyncflow.errors import ResourceLost, StepFailed, text_of
 from asyncflow.states import (
     CANCELLED,
     FAILED,
@@ -220,6 +220,10 @@ class Settlement:
         """An attempt did not succeed: try again, or end its node."""
         run = attempt.run
         state, error = failure_of(attempt)
+        if attempt.lease is not None and attempt.lease.gpu_ids:
+            if self._scheduler.losses.examine(attempt, state):
+                return
+            error = self._scheduler.losses.blame(attempt, error)
         if isinstance(error, KeyboardInterrupt) and attempt.lane.name == "inline":
             # It may well be the user's: Ctrl-C while a step was on the main thread.
             self._scheduler.stopping.stop(run, RunState.CANCELLED, "interrupted")
@@ -260,13 +264,20 @@ class Settlement:
         """Set up the next try, if the policy wants one."""
         run, node = attempt.run, attempt.node
         policy = run.graph.nodes[node].step.retry
+        lost = isinstance(error, ResourceLost)
         try:
-            if not policy.wants(error, attempt.number):
+            # A device that was lost is no fault of the step: such a try does not count.
+            number = attempt.number - run.forgiven.get(node, 0)
+            if lost and self._scheduler.losses.refusal(attempt) is not None:
+                return False
+            if not lost and not policy.wants(error, number):
                 return False
         except BaseException as broken:  # noqa: BLE001 - the predicate is the user's
             error.add_note(f"the retry predicate of the step raised {text_of(broken)}")
             return False
-        delay = policy.delay_seconds(error, attempt.number, self._random)
+        if lost:
+            run.forgiven[node] = run.forgiven.get(node, 0) + 1
+        delay = 0.0 if lost else policy.delay_seconds(error, number, self._random)
         following = self._scheduler.starting.new_attempt(run, attempt.unit, node)
         following.position, following.gated = attempt.position, True
         following.number = attempt.number + 1
@@ -274,7 +285,9 @@ class Settlement:
         following.previous_error = error
         run.states[node] = RETRYING
         run.blemished = True
-        if not attempt.abandoned:
+        if lost and not attempt.abandoned:
+            self.give_back(attempt)
+        elif not attempt.abandoned:
             self._keep_for_retry(attempt, following)
         if run.bus.listening:
             run.bus.publish(

@@ -132,10 +132,13 @@ class Starting:
 
     def _seek_capacity(self, attempt: Attempt) -> None:
         run = attempt.run
-        requirements = run.graph.units.resources.get(attempt.unit)
-        if attempt.lease is None and requirements is not None:
-            demand = run.nested_demands.get(attempt.unit) or run.demands[id(requirements)]
-            if demand != _NOTHING:
+        if attempt.lease is None:
+            demand = self.demand_of(attempt)
+            if demand is not None and demand != _NOTHING:
+                why = self._scheduler.losses.refusal(attempt)
+                if why is not None:
+                    self._scheduler.losses.give_up(attempt, why)
+                    return
                 self._scheduler.asked = True
                 self._scheduler.limiter.request(
                     attempt,
@@ -147,6 +150,14 @@ class Starting:
                 self.park(attempt, Phase.CAPACITY)
                 return
         self._go(attempt)
+
+    def demand_of(self, attempt: Attempt) -> Demand | None:
+        """What an attempt's unit takes from the account; None if it asks for nothing."""
+        run = attempt.run
+        requirements = run.graph.units.resources.get(attempt.unit)
+        if requirements is None:
+            return None
+        return run.nested_demands.get(attempt.unit) or run.demands[id(requirements)]
 
     def _go(self, attempt: Attempt) -> None:
         """Start an attempt that has its capacity, if a worker is still free."""
@@ -212,6 +223,11 @@ class Starting:
     def _launch(self, attempt: Attempt) -> None:
         """Start the step's function itself."""
         run, node = attempt.run, attempt.node
+        if self._scheduler.losses.held_by(attempt.lease):
+            # Lost since it was granted, as to a group of which another member is next.
+            self._scheduler.settlement.give_back(attempt)
+            self._seek_worker(attempt)
+            return
         graph = run.graph
         step = graph.nodes[node].step
         template = graph.templates[node]

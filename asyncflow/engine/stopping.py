@@ -81,6 +81,10 @@ class Stopping:
         """Cancel one attempt of a run that goes on."""
         self._tell_to_stop(attempt, Stop.CANCEL)
 
+    def stop_for_loss(self, attempt: Attempt) -> None:
+        """Have an attempt ended that holds a lost device."""
+        self._tell_to_stop(attempt, Stop.LOST)
+
     def drop_waiting(self, attempt: Attempt) -> None:
         """Cancel one attempt that waits for capacity, a worker or its back-off."""
         run = attempt.run
@@ -169,6 +173,10 @@ class Stopping:
                 self._drop_parked(attempt)
 
     def _drop_parked(self, attempt: Attempt) -> None:
+        if attempt.phase is Phase.EXAMINED:
+            self._scheduler.losses.clear(attempt)
+            self._scheduler.settlement.fail(attempt)
+            return
         if attempt.phase is Phase.CAPACITY:
             self._scheduler.limiter.withdraw(attempt)
         self.drop_timer(attempt)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from random import Random
 
+from asyncflow.engine.gpus import GpuProbe, current_probe
 from asyncflow.engine.record import RunRecord
 from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.lane import Lane
@@ -51,6 +52,10 @@ class Surroundings:
             "inline": InlineLane(loop, clock),
             "thread": ThreadLane(loop, clock, max_threads=max_threads),
         }
+
+    def gpu_probe(self) -> GpuProbe:
+        """Who finds the machine's GPUs."""
+        return current_probe()
 
     def launched(self, run: RunRecord) -> None:
         """A run was handed to the scheduler; nothing of it has begun."""

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, Self, TypeVar
 
+from asyncflow.engine.gpus import GpuProbe
 from asyncflow.result import PipelineResult
 from asyncflow.runtime import Runtime
 from asyncflow.testing.script import Durations, Failures, Script
@@ -38,7 +39,8 @@ class VirtualRuntime:
     Args:
         seed: what all chance is drawn from; with None what is equal goes in the order of arrival.
         cpus, gpus, memory: what there is to share, as ``max_cpus``, ``max_gpus`` and
-            ``max_memory`` of :class:`Runtime`; nothing is taken from this machine.
+            ``max_memory`` of :class:`Runtime`; ``gpus`` may be a :class:`FakeGpus`. Nothing is
+            taken from this machine.
         durations: how many virtual seconds an attempt takes at least, by the name of a node or
             of its step: a number, or a function of the node's name. Instead of a mapping, one
             function of the node's name for all.
@@ -69,7 +71,7 @@ class VirtualRuntime:
         seed: int | None = 0,
         *,
         cpus: int | float | str = 8,
-        gpus: int | Sequence[str] | None = None,
+        gpus: int | Sequence[str] | GpuProbe | None = None,
         memory: int | str = "64Gi",
         durations: Durations | None = None,
         failures: Failures | None = None,

@@ -13,11 +13,13 @@ import msgspec
 
 from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import Subscription
+from asyncflow.engine.gpus import GpuProbe, installed_probe
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import publish_progress
 from asyncflow.engine.surroundings import Surroundings
 from asyncflow.events import Event
 from asyncflow.lanes.lane import Lane
+from asyncflow.testing.gpus import FakeGpus
 from asyncflow.testing.lanes import SimulatedInlineLane, SimulatedThreadLane
 from asyncflow.testing.script import Script
 from asyncflow.testing.threads import ThreadsAtWork
@@ -96,6 +98,10 @@ class World(Surroundings):
                 loop, clock, self._script, threads, max_threads=max_threads
             ),
         }
+
+    def gpu_probe(self) -> GpuProbe:
+        """That of the fake GPUs that are entered; nothing is taken from this machine."""
+        return installed_probe() or FakeGpus(0)
 
     def launched(self, run: RunRecord) -> None:
         self._script.see(run.graph)

@@ -15,6 +15,7 @@ from asyncflow import Runtime, __version__
 from asyncflow.cli import doctor
 from asyncflow.cli.doctor import Findings, examine
 from asyncflow.engine.hardware import Machine, ReadText, probe
+from asyncflow.testing import FakeGpus
 from tests.cli.commanding import ROOT, Commands
 
 
@@ -57,7 +58,7 @@ def test_the_defaults_are_those_of_a_runtime() -> None:
     found, runtime = examine(), Runtime()
     assert found.defaults["cpus"] == runtime.capacity.cpu_millis / 1000
     assert found.defaults["memory_bytes"] == runtime.capacity.memory_bytes
-    assert found.defaults["gpus"] == 0
+    assert found.defaults["gpus"] == len(found.gpus["devices"])
     assert found.defaults["max_threads"] == runtime.max_threads
     assert found.defaults["max_concurrency"] == runtime.max_concurrency
 
@@ -87,21 +88,35 @@ def test_a_control_group_without_readable_limits_has_none(
     assert found.as_text().count("no cgroup limit") == 2
 
 
-def test_visible_gpus_are_told_and_that_nobody_declared_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
-    found = examine()
-    assert found.gpus["visible"] == "0,3"
-    assert "CUDA_VISIBLE_DEVICES is '0,3'; devices are not probed" in found.as_text()
-    assert any("declare them with max_gpus" in remark for remark in found.remarks)
+def test_the_gpus_of_the_machine_are_told() -> None:
+    with FakeGpus(["NVIDIA A100-SXM4-80GB", "Tesla T4"]) as machine:
+        found = examine()
+    assert [device["id"] for device in found.gpus["devices"]] == list(machine.uuids)
+    assert found.defaults["gpus"] == 2
+    assert f"Tesla T4 ({machine.uuids[1]}, 80.0 GiB)" in found.as_text()
 
 
-def test_hidden_gpus_deserve_no_remark(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert examine().remarks == ()
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert "CUDA_VISIBLE_DEVICES is not set" in examine().as_text()
+def test_only_the_gpus_that_this_process_may_use_are_told() -> None:
+    with FakeGpus(2, visible="1"):
+        found = examine()
+    assert found.defaults["gpus"] == 1
+    assert "CUDA_VISIBLE_DEVICES is '1'" in found.as_text()
+
+
+def test_a_broken_driver_is_told() -> None:
+    with FakeGpus(2, behaviour="crashes"):
+        found = examine()
+    assert found.defaults["gpus"] == 0
+    assert found.remarks == ("the child that asks NVML ended with signal SIGSEGV",)
+
+
+def test_visible_gpus_that_are_not_there_deserve_a_remark() -> None:
+    with FakeGpus(0, visible="0,3"):
+        assert "declare GPUs with Runtime(max_gpus=…)" in examine().remarks[0]
+    with FakeGpus(0, visible=""):
+        assert examine().remarks == ()
+    with FakeGpus(0):
+        assert "none found; CUDA_VISIBLE_DEVICES is not set" in examine().as_text()
 
 
 def test_every_dependency_is_listed_with_its_version() -> None:

@@ -167,3 +167,21 @@ def test_none_zero_and_an_empty_list_declare_nothing(nothing: Any) -> None:
 def test_wrong_declarations_are_refused(wrong: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         declared_devices(wrong)
+
+
+@pytest.mark.parametrize(
+    "visible, ids",
+    [
+        ("3,5,7", ["3", "5"]),
+        ("GPU-a, MIG-b", ["GPU-a", "MIG-b"]),
+        ("3", ["0", "1"]),
+        ("3,3", ["0", "1"]),
+        ("3,-1,5", ["0", "1"]),
+        ("", ["0", "1"]),
+        (None, ["0", "1"]),
+    ],
+)
+def test_declared_devices_are_those_that_were_inherited_if_there_are_enough(
+    visible: str | None, ids: list[str]
+) -> None:
+    assert [device.id for device in declared_devices(2, visible)] == ids

@@ -1,0 +1,170 @@
+"""What one runtime shares: what it was told to, else what this process may use.
+
+CPUs and memory are looked at when first something asks for any. GPUs are looked for when first a
+graph asks for one, in another process and without holding up the event loop: who asks for none
+never pays for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from asyncflow.engine.admission import Admission, Machine, admit
+from asyncflow.engine.capacity import Capacity, Demand, Device, demand_of
+from asyncflow.engine.gpus import (
+    GpuProbe,
+    GpuReport,
+    current_probe,
+    devices_of,
+    find_gpus,
+    find_gpus_blocking,
+    visible_devices,
+)
+from asyncflow.engine.hardware import declared_devices, probe
+from asyncflow.engine.limiter import Limiter
+from asyncflow.engine.surroundings import surroundings_of
+from asyncflow.errors import CapacityError
+from asyncflow.graph.graph import Graph
+from asyncflow.resources import ResourceRequirements
+
+__all__ = ["Supply"]
+
+
+class Supply:
+    """The figures behind the limiter of a runtime, and the limiter.
+
+    Args:
+        cpu_millis: thousandths of a CPU; None for what this process may use.
+        memory_bytes: bytes; None likewise.
+        max_gpus: devices that are declared, or the probe that finds them; None for the machine's
+            own.
+        labels, taints: of this machine.
+        refuse_oversized: whether CPU and memory above the machine are refused.
+
+    Raises:
+        TypeError, ValueError: ``max_gpus`` makes no sense.
+
+    Attributes:
+        gpu_faults: what went wrong when GPUs were looked for, one sentence each.
+        on_found: told once devices were found by a probe, which can lose them again.
+    """
+
+    def __init__(
+        self,
+        *,
+        cpu_millis: int | None,
+        memory_bytes: int | None,
+        max_gpus: int | Sequence[str] | GpuProbe | None,
+        labels: Mapping[str, str],
+        taints: Sequence[str],
+        refuse_oversized: bool,
+    ) -> None:
+        self._labels, self.taints, self._refuse_oversized = labels, taints, refuse_oversized
+        self._cpu_millis = cpu_millis
+        self._memory_bytes = memory_bytes
+        self._probe = max_gpus if isinstance(max_gpus, GpuProbe) else None
+        self._devices: tuple[Device, ...] | None = None
+        if max_gpus is not None and not isinstance(max_gpus, GpuProbe):
+            self._devices = declared_devices(max_gpus, visible_devices())
+        self._made: Limiter | None = None
+        self._looking = asyncio.Lock()
+        self._absent = ""
+        self.gpu_faults: tuple[str, ...] = ()
+        self.on_found: Callable[[GpuProbe], None] | None = None
+
+    @property
+    def limiter(self) -> Limiter:
+        """The account of it all; made when first it is needed."""
+        if self._made is None:
+            self._made = Limiter(self._look())
+        return self._made
+
+    @property
+    def limiter_so_far(self) -> Limiter | None:
+        """The account, if anything has needed it."""
+        return self._made
+
+    @property
+    def capacity(self) -> Capacity:
+        """What there is to share, as far as it was looked for."""
+        return self._look() if self._made is None else self._made.capacity
+
+    def _look(self) -> Capacity:
+        cpus, memory = self._cpu_millis, self._memory_bytes
+        if cpus is None or memory is None:
+            machine = probe()
+            cpus = machine.cpu_millis if cpus is None else cpus
+            memory = machine.memory_bytes if memory is None else memory
+        return Capacity(cpus, memory, self._devices or ())
+
+    # -- what can be met -----------------------------------------------------------------
+
+    def check(self, graph: Graph) -> Admission:
+        """Which requests of a graph would be clamped or refused.
+
+        Where GPUs are asked for and were not looked for before, that is done now, blocking.
+        """
+        if self.lacks_gpus_of(graph):
+            self.find_gpus_blocking()
+        machine = Machine(
+            self.limiter, self._labels, self.taints, self._refuse_oversized, self.why_no_gpus()
+        )
+        return admit(graph, machine)
+
+    def demand_of(self, requirements: ResourceRequirements, name: str) -> Demand:
+        """What the requirements of a nested step take.
+
+        Raises:
+            CapacityError: they can never be granted.
+        """
+        wanted = demand_of(requirements)
+        demand = self.limiter.clamped(wanted)
+        refusal = self.limiter.refusal(demand)
+        if refusal is None and demand != wanted and self._refuse_oversized:
+            refusal = self.limiter.refusal(wanted)
+        if refusal is not None:
+            raise CapacityError(f"nested step {name!r}: {refusal}")
+        return demand
+
+    # -- GPUs ----------------------------------------------------------------------------
+
+    def lacks_gpus_of(self, graph: Graph) -> bool:
+        """Whether a graph asks for GPUs and nobody has looked for them yet."""
+        return self._devices is None and asks_for_gpus(graph)
+
+    async def find_gpus(self) -> None:
+        """Look for the machine's GPUs, unless that was done; of several callers one does it."""
+        async with self._looking:
+            if self._devices is None:
+                found = self._probe or surroundings_of(asyncio.get_running_loop()).gpu_probe()
+                self._take(found, await find_gpus(found))
+
+    def find_gpus_blocking(self) -> None:
+        """The blocking twin."""
+        if self._devices is None:
+            found = self._probe or current_probe()
+            self._take(found, find_gpus_blocking(found))
+
+    def _take(self, found: GpuProbe, report: GpuReport) -> None:
+        self._probe, self._absent = found, report.absent
+        self._devices = devices_of(report, found.visible)
+        self.gpu_faults = report.faults
+        if self._devices and self._made is not None:
+            self._made.provide(self._devices)
+        if self._devices and self.on_found is not None:
+            self.on_found(found)
+
+    def faults_for(self, graph: Graph) -> tuple[str, ...]:
+        """What went wrong when GPUs were looked for, for a graph that asks for some."""
+        return self.gpu_faults if self.gpu_faults and asks_for_gpus(graph) else ()
+
+    def why_no_gpus(self) -> str:
+        """Why there is none, in a sentence; "" where that was said by whoever declared them."""
+        reasons = self.gpu_faults or ((self._absent,) if self._absent else ())
+        return "".join(f"{reason[0].upper()}{reason[1:]}. " for reason in reasons)
+
+
+def asks_for_gpus(graph: Graph) -> bool:
+    """Whether any unit of a graph asks for a GPU."""
+    return any(asked.gpu is not None for asked in graph.units.resources.values())
