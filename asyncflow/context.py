@@ -126,6 +126,7 @@ class StepContext:
 
         Raises:
             GraphError: the key was used already, or an argument is missing.
+            StepCancelled: this step was told to stop, or has ended: then it gets no more.
             NestedDepthError: deeper than ``Runtime(max_nested_depth=…)``.
             Exception: whatever the step raised in its last attempt.
         """
@@ -152,7 +153,8 @@ class StepContext:
         for ``(key, value)`` as they come.
 
         Args:
-            step: a step, called with the item; or a pipeline, given the item as its inputs.
+            step: a step, called with the item; or a pipeline, given the item as its inputs. The
+                value is then the result of that run; one that failed counts as an error.
             items: read one by one, as calls come free.
             key: gives each item its key; left out, items that are text or whole numbers are
                 their own.
@@ -160,7 +162,7 @@ class StepContext:
             ordered: whether iterating gives them in input order.
             on_error: ``"raise"`` cancels the others and raises the first error;
                 ``"yield"`` puts the exception in the value's place.
-            constant: further arguments, the same for all.
+            constant: further arguments (or inputs), the same for all.
         """
         return NestedMap(self, step, items, key, concurrency, ordered, on_error, constant)
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import aclosing
 from typing import Any, Literal, Protocol
 
 from asyncflow.errors import GraphError
@@ -13,10 +21,14 @@ __all__ = ["NestedMap", "OnError"]
 
 OnError = Literal["raise", "yield"]
 _CONCURRENCY = 100
+_Task = asyncio.Task[tuple[int, Any, Any]]
 
 
 class Caller(Protocol):
     """What makes the calls: a step's context."""
+
+    @property
+    def cancelled(self) -> bool: ...
 
     async def call(self, step: Any, *args: Any, key: Any = None, **kwargs: Any) -> Any: ...
 
@@ -55,28 +67,33 @@ class NestedMap:
 
     async def values(self) -> list[Any]:
         """The values in input order."""
-        found = {index: value async for index, _, value in self._results(ordered=False)}
+        async with aclosing(self._results(ordered=False)) as results:
+            found = {index: value async for index, _, value in results}
         return [found[index] for index in sorted(found)]
 
     async def __aiter__(self) -> AsyncIterator[tuple[Any, Any]]:
-        async for _, key, value in self._results(ordered=self._ordered):
-            yield key, value
+        async with aclosing(self._results(ordered=self._ordered)) as results:
+            async for _, key, value in results:
+                yield key, value
 
-    async def _results(self, *, ordered: bool) -> AsyncIterator[tuple[int, Any, Any]]:
+    async def _results(self, *, ordered: bool) -> AsyncGenerator[tuple[int, Any, Any]]:
         """Index, key and value of each item, at most ``concurrency`` of them under way."""
         items = self._keyed()
-        under_way: deque[asyncio.Task[tuple[int, Any, Any]]] = deque()
+        under_way: dict[_Task, None] = {}
+        ended: asyncio.Queue[_Task] = asyncio.Queue()
         try:
             while True:
                 for index, key, item in items:
-                    under_way.append(asyncio.ensure_future(self._one(index, key, item)))
+                    task = asyncio.ensure_future(self._one(index, key, item))
+                    task.add_done_callback(ended.put_nowait)
+                    under_way[task] = None
                     if len(under_way) >= self._concurrency:
                         break
                 if not under_way:
                     return
-                task = under_way[0] if ordered else await _first(under_way)
+                task = next(iter(under_way)) if ordered else await ended.get()
                 result = await task
-                under_way.remove(task)
+                del under_way[task]
                 yield result
         finally:
             await _cancel_all(under_way)
@@ -95,25 +112,28 @@ class NestedMap:
 
     async def _one(self, index: int, key: Any, item: Any) -> tuple[int, Any, Any]:
         try:
-            if hasattr(self._step, "request"):
-                value = await self._caller.run(self._step, item, key=key)
-            else:
-                value = await self._caller.call(self._step, item, key=key, **self._constant)
+            value = await self._value_of(key, item)
         except Exception as error:
-            if self._on_error == "raise":
+            if self._on_error == "raise" or self._caller.cancelled:
                 raise
             value = error
         return index, key, value
 
+    async def _value_of(self, key: Any, item: Any) -> Any:
+        if not hasattr(self._step, "request"):
+            return await self._caller.call(self._step, item, key=key, **self._constant)
+        if not isinstance(item, Mapping):
+            raise TypeError(
+                f"map() gives each item to pipeline {self._step.name!r} as its inputs, a mapping; "
+                f"item {key!r} is of type {type(item).__name__}"
+            )
+        result = await self._caller.run(self._step, {**self._constant, **item}, key=key)
+        result.raise_for_failure()
+        return result
 
-async def _first(under_way: Iterable[asyncio.Task[Any]]) -> asyncio.Task[Any]:
-    done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-    return next(iter(done))
 
-
-async def _cancel_all(under_way: Iterable[asyncio.Task[Any]]) -> None:
-    tasks = [task for task in under_way if not task.done()]
-    for task in tasks:
+async def _cancel_all(under_way: Iterable[_Task]) -> None:
+    """Cancel them and wait for their ends; what else failed meanwhile is not told any more."""
+    for task in under_way:
         task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
+    await asyncio.gather(*under_way, return_exceptions=True)

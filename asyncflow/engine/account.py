@@ -5,11 +5,10 @@ How it changes is the business of `asyncflow.engine.limiter`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import msgspec
 
 from asyncflow.engine.capacity import Capacity, Demand, Device, DevicePool, Lease
+from asyncflow.engine.sharing import NOTHING, Fit, beyond, own_share, spare_above
 from asyncflow.resources import DEVICE_MICRO_UNITS, format_bytes, format_cpu
 
 __all__ = ["Account", "LimiterStatistics", "refuse_twins"]
@@ -104,24 +103,30 @@ class Account:
             return demand
         return Demand(total.cpu_millis, total.memory_bytes, demand.gpu)
 
-    def _fit(self, wanted: Demand) -> tuple[tuple[int, int], ...] | None:
-        """Return the devices a demand would get now, or None if it does not fit.
+    def _fit(self, wanted: Demand, under: Lease | None = None) -> Fit | None:
+        """Return what a demand would take now, or None if it does not fit.
 
         What it does not ask for does not hold it up, not even an amount below zero: what is
         nested under a holder has to run before the holder can release.
         """
         if wanted.cpu_millis and wanted.cpu_millis > self._cpu_free:
             return None
-        if wanted.memory_bytes and wanted.memory_bytes > self._memory_free:
+        spare = NOTHING if under is None else spare_above(under)
+        memory = max(0, wanted.memory_bytes - spare.memory_bytes)
+        if memory and memory > self._memory_free:
             return None
-        return self._devices.choose(wanted.gpu)
+        gpus = self._devices.choose(wanted.gpu, spare.gpus)
+        if gpus is None:
+            return None
+        pool_gpus = beyond(gpus, spare) if spare.gpus else gpus
+        return Fit(wanted.cpu_millis, memory, pool_gpus, gpus)
 
-    def _is_at_expense(self, wanted: Demand, gpus: Iterable[tuple[int, int]], of: Demand) -> bool:
+    def _is_at_expense(self, fit: Fit, of: Demand) -> bool:
         """Return whether a grant leaves another request too little of something both want."""
         return (
-            _falls_short(of.cpu_millis, self._cpu_free, wanted.cpu_millis)
-            or _falls_short(of.memory_bytes, self._memory_free, wanted.memory_bytes)
-            or (of.gpu is not None and self._devices.falls_short(of.gpu, gpus))
+            _falls_short(of.cpu_millis, self._cpu_free, fit.cpu_millis)
+            or _falls_short(of.memory_bytes, self._memory_free, fit.memory_bytes)
+            or (of.gpu is not None and self._devices.falls_short(of.gpu, fit.pool_gpus))
         )
 
     def _statistics(self, *, waiting: int, granted_total: int) -> LimiterStatistics:
@@ -155,15 +160,20 @@ class Account:
             AssertionError: if the account does not add up.
         """
         held = [DEVICE_MICRO_UNITS - free for free in self._devices.free]
+        memory = 0
         for lease in self._leases:
             assert not lease.released, lease
-            for index, micro_units in lease.gpus:
+            assert not any(below.released for below in lease.nest), lease
+            own, spare = own_share(lease), spare_above(lease)
+            assert min(own.memory_bytes, spare.memory_bytes, *own.gpus.values()) >= 0, lease
+            assert min(spare.gpus.values(), default=0) >= 0, lease
+            memory += own.memory_bytes
+            for index, micro_units in own.gpus.items():
                 held[index] -= micro_units
         assert not any(held), f"devices off by {held}"
         assert all(0 <= free <= DEVICE_MICRO_UNITS for free in self._devices.free)
         cpu = sum(lease.cpu_millis_held for lease in self._leases)
         assert self._cpu_free + cpu == self._total.cpu_millis
-        memory = sum(lease.memory_bytes for lease in self._leases)
         assert self._memory_free + memory == self._total.memory_bytes
 
 

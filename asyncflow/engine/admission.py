@@ -8,10 +8,11 @@ import msgspec
 
 from asyncflow.engine.capacity import Demand, demand_of
 from asyncflow.engine.limiter import Limiter
+from asyncflow.errors import CapacityError
 from asyncflow.graph.graph import Graph
 from asyncflow.resources import NodeAffinity, ResourceRequirements, format_bytes
 
-__all__ = ["Admission", "Machine", "admit"]
+__all__ = ["Admission", "Machine", "admit", "admit_nested"]
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -47,6 +48,29 @@ def admit(graph: Graph, machine: Machine) -> Admission:
         for fault in _taint_faults(None, machine.taints):
             admission.refusals[graph.unit_name(bare)] = fault
     return admission
+
+
+def admit_nested(
+    requirements: ResourceRequirements | None, name: str, machine: Machine
+) -> tuple[Demand, str | None]:
+    """Check the request of a step that a running step asks for.
+
+    Returns:
+        What it takes, and a warning if that is less than it asks for.
+
+    Raises:
+        CapacityError: it can never be met here.
+    """
+    admission = Admission({}, {}, {})
+    if requirements is None:
+        demand, faults = Demand(), list(_taint_faults(None, machine.taints))
+        if faults:
+            admission.refusals[name] = " ".join(faults)
+    else:
+        demand = _admit_one(name, requirements, machine, admission)
+    if admission.refusals:
+        raise CapacityError(f"nested step {name!r}: {admission.refusals[name]}")
+    return demand, admission.clamped.get(name)
 
 
 def _admit_one(

@@ -9,14 +9,16 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from asyncflow.context import GrantedLease, StepContext
+from asyncflow.errors import GraphError
 from asyncflow.lanes.lane import Call
 from asyncflow.step import Step
 
 if TYPE_CHECKING:
     from asyncflow.engine.limiter import Lease
+    from asyncflow.engine.nesting import Retake
     from asyncflow.engine.record import RunRecord
 
-__all__ = ["Attempt", "Phase", "Stop", "make_context"]
+__all__ = ["Attempt", "Phase", "Stop", "make_context", "parent_of"]
 
 _LOGGER = logging.getLogger("asyncflow.step")
 
@@ -49,7 +51,8 @@ class Attempt(Call, eq=False):
     and ``capped`` (it counts against the run's ``max_workers``) belong to the unit and go
     on to the attempt that follows. ``gated``: its condition was found true.
     ``waits``: for how many pieces of its nest it is waiting; ``nest``: the nested nodes it
-    asked for that have not ended. ``alone``: started by the shortest way, see :attr:`Graph.alone`.
+    asked for that have not ended, ``nested_runs`` the runs; ``retake``: it waits for its CPUs to go
+    on. ``alone``: started by the shortest way, see :attr:`Graph.alone`.
     ``examined``: its devices were looked at after it failed.
     """
 
@@ -73,6 +76,8 @@ class Attempt(Call, eq=False):
     previous_error: BaseException | None = None
     waits: int = 0
     nest: dict[int, None] | None = None
+    nested_runs: set[asyncio.Future[Any]] | None = None
+    retake: Retake | None = None
     progress: tuple[float, float | None, str | None] | None = None
 
     async def call_nested(
@@ -85,6 +90,10 @@ class Attempt(Call, eq=False):
     async def run_nested(self, pipeline: Any, inputs: Mapping[str, Any] | None, key: Any) -> Any:
         """Run a pipeline nested in this attempt."""
         assert self.run.nesting is not None
+        if not hasattr(pipeline, "request"):
+            raise GraphError(
+                f"step {self.name!r} runs {pipeline!r}, which is no pipeline; call() is for steps"
+            )
 
         async def launch(depth: int) -> Any:
             return await self.run.launch_nested(pipeline, inputs, self, depth)
@@ -107,18 +116,33 @@ class Attempt(Call, eq=False):
 
 def make_context(attempt: Attempt) -> StepContext:
     """The :class:`StepContext` of an attempt."""
-    run, lease = attempt.run, attempt.lease
-    granted = GrantedLease()
-    if lease is not None:
-        granted = GrantedLease(lease.cpu_millis / 1000, lease.memory_bytes, lease.gpu_ids)
-    elif run.nested and attempt.node in run.nested:
-        # What its parent holds is there for its nest.
-        granted = make_context(run.nested[attempt.node].parent).lease
+    run = attempt.run
     return StepContext(
         run_id=run.run_id,
         node=attempt.name,
         attempt=attempt.number,
-        lease=granted,
+        lease=_granted(attempt),
         logger=_LOGGER.getChild(f"{run.graph.name}.{attempt.name}"),
         control=attempt,
     )
+
+
+def parent_of(attempt: Attempt) -> Attempt | None:
+    """The attempt that an attempt is nested in, if any."""
+    nested = attempt.run.nested.get(attempt.node)
+    return attempt.run.parent if nested is None else nested.parent
+
+
+def _granted(attempt: Attempt) -> GrantedLease:
+    """What an attempt holds; of memory and devices that it did not ask for, what its parents do."""
+    cpu_millis = 0 if attempt.lease is None else attempt.lease.cpu_millis
+    memory_bytes = 0
+    gpu_ids: tuple[str, ...] = ()
+    holder: Attempt | None = attempt
+    while holder is not None:
+        lease = holder.lease
+        if lease is not None:
+            memory_bytes = memory_bytes or lease.memory_bytes
+            gpu_ids = gpu_ids or lease.gpu_ids
+        holder = parent_of(holder)
+    return GrantedLease(cpu_millis / 1000, memory_bytes, gpu_ids)

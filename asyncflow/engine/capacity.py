@@ -5,10 +5,11 @@ Amounts are thousandths of a CPU, bytes, and millionths of each GPU.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from asyncflow.engine.sharing import NOTHING, Share
 from asyncflow.resources import (
     DEVICE_MICRO_UNITS,
     ResourceRequirements,
@@ -143,6 +144,8 @@ class Lease:
         gpu_ids: ids of the same devices, in the same order.
         lent: whether its CPUs are back in the pool while the holder waits for its nest.
         released: whether it has ended.
+        under: the lease of the work it is nested in.
+        nest: what the leases nested in it have taken of its memory and devices.
     """
 
     ticket: Hashable
@@ -153,6 +156,8 @@ class Lease:
     gpu_ids: tuple[str, ...] = ()
     lent: bool = False
     released: bool = False
+    under: Lease | None = None
+    nest: dict[Lease, Share] = field(default_factory=dict)
 
     @property
     def cpu_millis_held(self) -> int:
@@ -197,16 +202,27 @@ class DevicePool:
     def _capability(self, index: int) -> tuple[int, int]:
         return gpu_rank(self.devices[index].gpu_type) or 0, index
 
-    def choose(self, gpu: GpuDemand | None) -> tuple[tuple[int, int], ...] | None:
-        """Return the devices and amounts a request would get now, or None if it cannot."""
+    def choose(
+        self, gpu: GpuDemand | None, spare: Mapping[int, int] = NOTHING.gpus
+    ) -> tuple[tuple[int, int], ...] | None:
+        """Return the devices and amounts a request would get now, or None if it cannot.
+
+        Parameters:
+            gpu: what it asks for.
+            spare: by device, millionths that the work it is nested in has left for it; these
+                are taken first.
+        """
         if gpu is None:
             return ()
-        fitting = self._fitting(gpu, self.free)
+        free = [left + spare.get(i, 0) for i, left in enumerate(self.free)] if spare else self.free
+        fitting = self._fitting(gpu, free)
         if len(fitting) < max(gpu.devices, 1):
             return None
+        if spare:
+            fitting.sort(key=lambda i: i not in spare)
         if gpu.devices:
             return tuple((i, DEVICE_MICRO_UNITS) for i in fitting[: gpu.devices])
-        return ((min(fitting, key=self.free.__getitem__), gpu.micro_units),)
+        return ((min(fitting, key=lambda i: (i not in spare, free[i])), gpu.micro_units),)
 
     def falls_short(self, gpu: GpuDemand, taken: Iterable[tuple[int, int]]) -> bool:
         """Return whether taking these leaves a request too little of what would do for it.

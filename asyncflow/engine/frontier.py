@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
+from asyncflow.engine.nested_first import NestedFirst
 from asyncflow.engine.ranked import RankedQueue
 
 __all__ = ["Frontier"]
@@ -55,7 +56,7 @@ class Frontier:
         self._only: Collection[int] | None = None
         if roots is None:
             roots = [unit for unit, count in enumerate(wait) if not count]
-        self.ready: deque[int] | RankedQueue[int] = deque(roots)
+        self.ready: deque[int] | RankedQueue[int] | NestedFirst[int] = deque(roots)
 
     def add(self, unit: int, parents: Iterable[int] = ()) -> None:
         """Grow by one unit that waits for ``parents``: nodes that have not finished.
@@ -124,6 +125,11 @@ class Frontier:
         """Keep what is ready in another order than that of arrival."""
         ready.extend(self.ready)
         self.ready = ready
+
+    def put_nested_first(self, is_nested: Callable[[int], bool]) -> None:
+        """From now on let nested units go before all others that are ready."""
+        assert not isinstance(self.ready, NestedFirst)
+        self.ready = NestedFirst(self.ready, is_nested)
 
     def waits_for(self, unit: int) -> int:
         """How many edges a unit still waits for."""

@@ -20,6 +20,7 @@ from asyncflow.engine.capacity import (
     demand_of,
     describe_gpus,
 )
+from asyncflow.engine.sharing import Fit, Share, give_back, sharing, spare_above, take
 from asyncflow.engine.turns import Line, Queue
 from asyncflow.resources import DEVICE_MICRO_UNITS, format_bytes, format_cpu
 
@@ -67,6 +68,8 @@ class Limiter(Account):
         self.max_overtakes = max_overtakes
         self._line = Line(max_overtakes)
         self._retakes: dict[Lease, Hashable] = {}
+        # By nested request, the nearest lease above it that has memory or devices to share.
+        self._above: dict[Hashable, Lease] = {}
         self._granted_total = 0
         self._possible: set[Demand] = set()
         self._changed = True  # since grant() last found nothing; spares a scan of the heads
@@ -88,7 +91,8 @@ class Limiter(Account):
             ticket: names the request; unique among those that wait.
             demand: what it takes; CPU or memory above the machine must be `clamped` first.
             owner: whom it is counted for in the fair order.
-            under: the lease of the work that made the request and waits for it, if any.
+            under: the lease of the work that made the request and waits for it, if any; memory
+                and devices are taken from what that holds, as far as they are free there.
             rank: its place among the requests of its owner, lower first; None for the order of
                 arrival.
 
@@ -101,7 +105,12 @@ class Limiter(Account):
             _refuse_released(under, f"be above the request {ticket!r}")
         if demand not in self._possible:
             self._refuse_impossible(ticket, demand)
-        if self._line.join(ticket, demand, owner, nested=under is not None, rank=rank):
+        above = None if under is None else sharing(under)
+        if above is not None:
+            self._above[ticket] = above
+        takes = above if demand.memory_bytes or demand.gpu else None
+        nested = under is not None
+        if self._line.join(ticket, demand, owner, nested=nested, rank=rank, under=takes):
             self._changed = True
 
     def request_cpus(self, ticket: Hashable, lease: Lease, *, owner: Hashable) -> None:
@@ -130,6 +139,7 @@ class Limiter(Account):
         if self._line.queue_of(ticket) is None:
             return False
         queue = self._line.leave(ticket)
+        self._above.pop(ticket, None)
         if queue.lease is not None:
             del self._retakes[queue.lease]
         self._changed = True
@@ -167,10 +177,9 @@ class Limiter(Account):
         if not self._changed:
             return None
         for queue, kept in self._line.candidates():
-            wanted = queue.wanted
-            gpus = self._fit(wanted)
-            if gpus is not None and not any(self._is_at_expense(wanted, gpus, of) for of in kept):
-                return self._give(queue, gpus)
+            fit = self._fit(queue.wanted, queue.under)
+            if fit is not None and not any(self._is_at_expense(fit, of) for of in kept):
+                return self._give(queue, fit)
         self._changed = False
         return None
 
@@ -184,8 +193,9 @@ class Limiter(Account):
         if lease in self._retakes:
             self.withdraw(self._retakes[lease])
         self._cpu_free += lease.cpu_millis_held
-        self._memory_free += lease.memory_bytes
-        self._devices.give_back(lease.gpus)
+        own = give_back(lease)
+        self._memory_free += own.memory_bytes
+        self._devices.give_back(own.gpus.items())
         del self._leases[lease]
         lease.released = True
         self._changed = True
@@ -271,18 +281,20 @@ class Limiter(Account):
     def _retaken(self, lease: Lease) -> Demand:
         return Demand(min(lease.cpu_millis, self._total.cpu_millis))
 
-    def _give(self, queue: Queue, gpus: tuple[tuple[int, int], ...]) -> tuple[Hashable, Lease]:
+    def _give(self, queue: Queue, fit: Fit) -> tuple[Hashable, Lease]:
         wanted, lease = queue.wanted, queue.lease
         passed = self._line.passed_by(queue)
-        harmed = [other for other in passed if self._is_at_expense(wanted, gpus, other.wanted)]
+        harmed = [other for other in passed if self._is_at_expense(fit, other.wanted)]
         ticket = self._line.leave_granted(queue, harmed)
-        self._cpu_free -= wanted.cpu_millis
-        self._memory_free -= wanted.memory_bytes
-        self._devices.take(gpus)
+        self._cpu_free -= fit.cpu_millis
         self._granted_total += 1
         if lease is None:
-            ids = tuple(self._total.devices[index].id for index, _ in gpus)
-            lease = Lease(ticket, queue.owner.name, wanted[0], wanted[1], gpus, ids)
+            ids = tuple(self._total.devices[index].id for index, _ in fit.gpus)
+            lease = Lease(ticket, queue.owner.name, wanted[0], wanted[1], fit.gpus, ids)
+            lease.under = self._above.pop(ticket, None)
+            missing = take(lease)
+            self._memory_free -= missing.memory_bytes
+            self._devices.take(missing.gpus.items())
             self._leases[lease] = None
         else:
             del self._retakes[lease]
@@ -303,7 +315,7 @@ class Limiter(Account):
         before = self._line.count_before(ticket)
         return " ".join(
             (
-                self._explain_shortage(ticket, queue.wanted),
+                self._explain_shortage(ticket, queue),
                 f"{before} request{' is' if before == 1 else 's are'} before it.",
                 *self._explain_closing(ticket, queue),
             )
@@ -318,23 +330,26 @@ class Limiter(Account):
                 return f"{ticket!r} holds {format_cpu(lease.cpu_millis)}{lent}, {memory}{devices}."
         raise LookupError(f"No request {ticket!r} waits or holds anything.")
 
-    def _explain_shortage(self, ticket: Hashable, wanted: Demand) -> str:
-        short = list(self._shortages(wanted))
+    def _explain_shortage(self, ticket: Hashable, queue: Queue) -> str:
+        short = list(self._shortages(queue.wanted, spare_above(queue.under)))
         if short:
             return f"{ticket!r} waits for {' and '.join(short)}."
         return f"{ticket!r} waits for its turn: what it asks for is free."
 
-    def _shortages(self, wanted: Demand) -> Iterator[str]:
+    def _shortages(self, wanted: Demand, spare: Share) -> Iterator[str]:
         total = self._total
         if wanted.cpu_millis and wanted.cpu_millis > self._cpu_free:
             free = f"{format_cpu(self._cpu_free)} free of {format_cpu(total.cpu_millis)}"
             holders = [lease for lease in self._leases if lease.cpu_millis_held]
             yield f"{format_cpu(wanted.cpu_millis)} ({free}, {_held_by(holders)})"
-        if wanted.memory_bytes and wanted.memory_bytes > self._memory_free:
+        memory = wanted.memory_bytes - spare.memory_bytes
+        if memory > 0 and memory > self._memory_free:
             free = f"{format_bytes(self._memory_free)} free of {format_bytes(total.memory_bytes)}"
+            if spare.memory_bytes:
+                free += f", {format_bytes(spare.memory_bytes)} left of what it is nested in"
             holders = [lease for lease in self._leases if lease.memory_bytes]
             yield f"{format_bytes(wanted.memory_bytes)} of memory ({free}, {_held_by(holders)})"
-        if wanted.gpu is not None and self._devices.choose(wanted.gpu) is None:
+        if wanted.gpu is not None and self._devices.choose(wanted.gpu, spare.gpus) is None:
             eligible = self._devices.eligible(wanted.gpu)
             idle = sum(self._devices.free[i] == DEVICE_MICRO_UNITS for i in eligible)
             free = f"{idle} of {len(eligible)} devices that will do wholly free"
@@ -366,7 +381,8 @@ class Limiter(Account):
         gpus = self._devices.choose(wanted.gpu)
         if gpus is None and wanted.gpu is not None:
             gpus = tuple((index, 0) for index in self._devices.eligible(wanted.gpu))
-        return queue.yields_to(earlier) and self._is_at_expense(wanted, gpus or (), earlier.wanted)
+        fit = Fit(wanted.cpu_millis, wanted.memory_bytes, gpus or (), ())
+        return queue.yields_to(earlier) and self._is_at_expense(fit, earlier.wanted)
 
     def statistics(self) -> LimiterStatistics:
         """Return the account at this moment."""

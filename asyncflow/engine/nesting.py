@@ -8,30 +8,23 @@ always finds what it needs, however deep it is and however little there is.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from asyncflow.engine.attempt import Attempt
+from asyncflow import events
+from asyncflow.engine.attempt import Attempt, parent_of
 from asyncflow.engine.capacity import Demand
 from asyncflow.engine.limiter import Lease
+from asyncflow.engine.nested_binding import bind_nested, check_callable
 from asyncflow.engine.record import RunRecord
 from asyncflow.errors import GraphError, NestedDepthError, StepCancelled
-from asyncflow.graph.binding import (
-    CallTemplate,
-    FromContext,
-    FromOutside,
-    FromValue,
-    Source,
-    make_template,
-)
 from asyncflow.graph.grouping import lane_of
 from asyncflow.graph.growing import GrowingGraph
 from asyncflow.graph.node import Node
 from asyncflow.states import CANCELLED, FAILURES, SUCCEEDED, WAITING, NodeState
-from asyncflow.step import Parameter, Step
+from asyncflow.step import Step
 
 if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
@@ -62,12 +55,16 @@ class Nesting:
 
     Args:
         max_depth: how deep nests may be.
+
+    Attributes:
+        waiting: how many attempts only wait for their nests.
+        lent_workers: by lane, how many of them have a worker there.
     """
 
     def __init__(self, scheduler: Scheduler, *, max_depth: int) -> None:
         self._scheduler = scheduler
-        # How many attempts only wait for their nests.
         self.waiting = 0
+        self.lent_workers: dict[str, int] = {}
         self._max_depth = max_depth
 
     @property
@@ -82,12 +79,13 @@ class Nesting:
         attempt.waits += 1
         if attempt.waits > 1:
             return
+        if attempt.retake is not None:
+            # It was about to go on with another piece; that goes on without the CPUs then.
+            self._give_up_retake(attempt)
+            return
         if attempt.alone:
             attempt.alone, attempt.unit_announced = False, True
-        self._scheduler.in_flight -= 1
-        self.waiting += 1
-        if attempt.worker is not None:
-            attempt.lane.lend(attempt.worker)
+        self._discount(attempt)
         lease = attempt.lease
         if lease is not None and lease.cpu_millis and not lease.lent:
             self._scheduler.limiter.lend_cpus(lease)
@@ -102,30 +100,53 @@ class Nesting:
             return
         lease = attempt.lease
         if lease is None or not lease.lent or attempt.cancel_requested:
-            self.count_again(attempt)
+            self._count_again(attempt)
             return
-        ticket = Retake(attempt, self._scheduler.loop.create_future())
+        ticket = attempt.retake = Retake(attempt, self._scheduler.loop.create_future())
         self._scheduler.limiter.request_cpus(ticket, lease, owner=attempt.run)
         self._scheduler.asked = True
         self._scheduler.wake()
         try:
             await ticket.granted
         except asyncio.CancelledError:
-            if self._scheduler.limiter.withdraw(ticket):
-                self.count_again(attempt)
+            if attempt.retake is ticket:
+                self._give_up_retake(attempt)
+                self._count_again(attempt)
             raise
 
     def retaken(self, ticket: Retake) -> None:
         """The CPUs are there again: the attempt counts, and goes on."""
-        self.count_again(ticket.attempt)
+        ticket.attempt.retake = None
+        self._count_again(ticket.attempt)
         if not ticket.granted.done():
             ticket.granted.set_result(None)
 
-    def count_again(self, attempt: Attempt) -> None:
+    def _give_up_retake(self, attempt: Attempt) -> None:
+        """Let what waits for an attempt's CPUs go on without them."""
+        ticket, attempt.retake = attempt.retake, None
+        assert ticket is not None
+        self._scheduler.limiter.withdraw(ticket)
+        if not ticket.granted.done():
+            ticket.granted.set_result(None)
+
+    def _discount(self, attempt: Attempt) -> None:
+        """While an attempt waits, neither the window nor its lane nor its run counts it."""
+        self._scheduler.in_flight -= 1
+        self.waiting += 1
+        if attempt.worker is not None:
+            lane = attempt.worker_lane
+            self.lent_workers[lane] = self.lent_workers.get(lane, 0) + 1
+            self._scheduler.lanes[lane].lend(attempt.worker)
+        attempt.run.capped -= attempt.capped
+
+    def _count_again(self, attempt: Attempt) -> None:
         self._scheduler.in_flight += 1
         self.waiting -= 1
         if attempt.worker is not None:
-            attempt.lane.take_back(attempt.worker)
+            lane = attempt.worker_lane
+            self.lent_workers[lane] -= 1
+            self._scheduler.lanes[lane].take_back(attempt.worker)
+        attempt.run.capped += attempt.capped
 
     def enter_unknown(self) -> None:
         """A step that is not known begins to wait: one that the scheduler started by the
@@ -141,15 +162,20 @@ class Nesting:
 
     def forget(self, attempt: Attempt) -> None:
         """An attempt has ended: it waits for nothing any more, and its nest is cancelled."""
-        if attempt.waits:
+        if attempt.retake is not None:
+            self._give_up_retake(attempt)
+            self._count_again(attempt)
+        elif attempt.waits:
             attempt.waits = 0
-            self.count_again(attempt)
+            self._count_again(attempt)
         self.cancel_nest(attempt)
 
     def cancel_nest(self, attempt: Attempt) -> None:
         """Cancel what an attempt asked for and has not got."""
         for node in list(attempt.nest or ()):
             self._cancel(attempt.run, node)
+        for run in attempt.nested_runs or ():
+            run.cancel()
 
     def _cancel(self, run: RunRecord, node: int) -> None:
         unit = run.graph.units.of_node[node]
@@ -173,8 +199,10 @@ class Nesting:
         key: Any,
     ) -> Any:
         """Run a step as a node of its own, and give its value or raise its error."""
+        check_callable(step)
         if step.resources is not None and step.resources.gpu is not None:
             await self._scheduler.supply.find_gpus()
+        self._refuse_late(attempt, step.name)
         node = self._add(attempt, step, args, kwargs, key)
         run = attempt.run
         nested = run.nested[node]
@@ -200,14 +228,46 @@ class Nesting:
         Args:
             name: of the pipeline.
             launch: takes the depth, runs it and gives its result.
+
+        Raises:
+            StepCancelled: the attempt was told to stop, or has ended.
         """
+        self._refuse_late(attempt, name)
         depth = self.depth_below(attempt)
         attempt.run.nested_names.add(self._name(attempt, name, key))
+        if attempt.nested_runs is None:
+            attempt.nested_runs = set()
         self.enter(attempt)
+        # A task of its own: a thread that waits for it is not there to be cancelled.
+        running = asyncio.ensure_future(launch(depth))
+        attempt.nested_runs.add(running)
         try:
-            return await launch(depth)
+            return await running
+        except asyncio.CancelledError:
+            if not running.done():
+                await _end(running)
+            if _is_cancelled_itself():
+                raise
+            raise _stopped(attempt, name) from None
         finally:
+            attempt.nested_runs.discard(running)
             await self.leave(attempt)
+
+    def _refuse_late(self, attempt: Attempt, name: str) -> None:
+        """Refuse work that nobody would wait for: no step code starts after a cancel.
+
+        Raises:
+            StepCancelled: the attempt was told to stop, or has ended.
+        """
+        if attempt.cancel_requested or attempt.run.is_over:
+            raise _stopped(attempt, name)
+        if attempt.finished or attempt.run.in_flight.get(attempt.unit) is not attempt:
+            raise StepCancelled(
+                f"step {attempt.name!r} asks for {name!r} after it has ended; await what it "
+                "starts before it returns",
+                step=attempt.name,
+                attempt=attempt.number,
+            )
 
     def _name(self, attempt: Attempt, name: str, key: Any) -> str:
         run = attempt.run
@@ -248,19 +308,18 @@ class Nesting:
         graph = run.graph
         assert isinstance(graph, GrowingGraph)
         name = self._name(attempt, step.name, key)
-        if step.is_generator or step.execution_group is not None or step.when != "success":
-            raise GraphError(
-                f"step {step.name!r} cannot be called by a step: it is a generator, or has an "
-                "execution group or a when="
-            )
-        template = _template(name, step, args, kwargs, run.outside)
-        demand = self._demand(attempt, step, name)
-        node = graph.add_nested(Node(name, step), template, lane_of(step), step.resources)
+        template, condition = bind_nested(name, step, args, kwargs, run.outside)
+        demand = self._demand(run, step, name)
+        node = graph.add_nested(Node(name, step), template, condition, lane_of(step))
+        unit = graph.units.of_node[node]
         run.add_node(len(graph.outputs_of(node)))
         if demand is not None:
-            run.nested_demands[graph.units.of_node[node]] = demand
+            graph.units.resources[unit] = step.resources
+            run.nested_demands[unit] = demand
+        if not run.nested:
+            run.put_nested_first()
         run.nested[node] = Nested(attempt, depth, self._scheduler.loop.create_future())
-        run.frontier.add(len(graph.units.lanes) - 1)
+        run.frontier.add(unit)
         self._scheduler.queue(run)
         self._scheduler.wake()
         return node
@@ -288,44 +347,19 @@ class Nesting:
             )
         return depth
 
-    def _demand(self, attempt: Attempt, step: Step[..., Any], name: str) -> Demand | None:
-        """What a nested step takes beyond what its parent holds for it."""
-        if step.resources is None:
-            return None
-        demand = self._scheduler.supply.demand_of(step.resources, name)
-        lease = self.lease_above(attempt)
-        if lease is not None:
-            gpu = demand.gpu
-            if gpu is not None and gpu.devices <= len(lease.gpus):
-                gpu = None
-            demand = Demand(
-                demand.cpu_millis, max(0, demand.memory_bytes - self._memory_above(attempt)), gpu
-            )
-        return demand
-
-    def _memory_above(self, attempt: Attempt | None) -> int:
-        """What an attempt and all those it is nested in hold together, in bytes."""
-        total = 0
-        while attempt is not None:
-            if attempt.lease is not None:
-                total += attempt.lease.memory_bytes
-            nested = attempt.run.nested.get(attempt.node)
-            attempt = attempt.run.parent if nested is None else nested.parent
-        return total
+    def _demand(self, run: RunRecord, step: Step[..., Any], name: str) -> Demand | None:
+        """What a nested step takes; its memory and devices first from what its parents hold."""
+        demand, warning = self._scheduler.supply.demand_of(step.resources, name)
+        if warning is not None:
+            run.bus.publish(events.Warned, node=name, message=warning)
+        return None if step.resources is None else demand
 
     def lease_over(self, attempt: Attempt) -> Lease | None:
         """The lease under which an attempt asks for more: that of what it is nested in."""
-        nested = attempt.run.nested.get(attempt.node)
-        return self.lease_above(attempt.run.parent if nested is None else nested.parent)
-
-    def lease_above(self, attempt: Attempt | None) -> Lease | None:
-        """The lease of the nearest of an attempt and those it is nested in that has one."""
-        while attempt is not None:
-            if attempt.lease is not None:
-                return attempt.lease
-            nested = attempt.run.nested.get(attempt.node)
-            attempt = attempt.run.parent if nested is None else nested.parent
-        return None
+        above = parent_of(attempt)
+        while above is not None and above.lease is None:
+            above = parent_of(above)
+        return None if above is None else above.lease
 
     def ended(self, run: RunRecord, node: int) -> None:
         """A node reached its final state; who waits for it goes on."""
@@ -338,49 +372,21 @@ class Nesting:
             nested.ended.set_result(None)
 
 
-def _template(
-    name: str,
-    step: Step[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    outside: Mapping[str, Any],
-) -> CallTemplate:
-    """How a nested step is called: with the arguments given, the rest by name."""
-    named: dict[str, Source] = {}
-    left = list(args)
-    for parameter in step.parameters:
-        if parameter.is_variadic:
-            continue
-        if parameter.name in kwargs:
-            named[parameter.name] = FromValue(kwargs[parameter.name])
-        else:
-            named[parameter.name] = _source(name, step, parameter, left, outside)
-    spare = {key: FromValue(value) for key, value in kwargs.items() if key not in named}
-    kinds = {parameter.kind for parameter in step.parameters}
-    if left and inspect.Parameter.VAR_POSITIONAL not in kinds:
-        raise GraphError(
-            f"nested step {name!r} was given {len(args)} arguments, {len(left)} more than its "
-            "function takes"
-        )
-    if spare and inspect.Parameter.VAR_KEYWORD not in kinds:
-        raise GraphError(f"nested step {name!r} has no parameter {next(iter(spare))!r}")
-    return make_template(step.parameters, named, [FromValue(value) for value in left], spare)
+def _stopped(attempt: Attempt, name: str) -> StepCancelled:
+    return StepCancelled(
+        f"step {attempt.name!r} was told to stop, so {name!r} does not run",
+        step=attempt.name,
+        attempt=attempt.number,
+    )
 
 
-def _source(
-    name: str,
-    step: Step[..., Any],
-    parameter: Parameter,
-    left: list[Any],
-    outside: Mapping[str, Any],
-) -> Source:
-    if parameter.wants_context:
-        return FromContext()
-    if left and parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-        return FromValue(left.pop(0))
-    if not parameter.has_default and parameter.name not in outside:
-        raise GraphError(
-            f"nested step {name!r} has no value for its parameter {parameter.name!r}; pass it to "
-            "call()"
-        )
-    return FromOutside(parameter.name, parameter.default)
+def _is_cancelled_itself() -> bool:
+    """Whether the current task is, and not just what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _end(task: asyncio.Future[Any]) -> None:
+    """Cancel a task and wait for its end, whatever that is."""
+    task.cancel()
+    await asyncio.wait([task])

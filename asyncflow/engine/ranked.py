@@ -31,6 +31,10 @@ class RankedQueue(Generic[T]):
         self._heap: list[tuple[Any, int, T]] = []
         self._arrivals = 0
 
+    def empty_twin(self) -> RankedQueue[T]:
+        """An empty queue in the same order."""
+        return RankedQueue(self._rank)
+
     def append(self, item: T) -> None:
         self._arrivals += 1
         heappush(self._heap, (self._rank(item), self._arrivals, item))

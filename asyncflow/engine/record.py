@@ -16,6 +16,7 @@ from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import EventBus
 from asyncflow.engine.capacity import Demand
 from asyncflow.engine.frontier import Frontier
+from asyncflow.engine.nested_first import NestedFirst
 from asyncflow.engine.ranked import RankedQueue
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.growing import GrowingGraph
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from asyncflow.engine.nesting import Nested, Nesting
 
 __all__ = ["RunRecord"]
+
+Backlog = deque[Attempt] | RankedQueue[Attempt] | NestedFirst[Attempt]
 
 
 class _Freed:
@@ -110,7 +113,7 @@ class RunRecord:
         self.in_flight: dict[int, Attempt] = {}
         self.parked: dict[int, Attempt] = {}
         self.abandoned: dict[Attempt, None] = {}
-        self.backlog: dict[str, deque[Attempt] | RankedQueue[Attempt]] = {}
+        self.backlog: dict[str, Backlog] = {}
         self.remaining: Sequence[float] | None = None
         self.ordering: Generator[None, None, None] | None = None
         self.max_workers: int | None = None
@@ -141,14 +144,27 @@ class RunRecord:
         # What was added while the graph runs is not known to have anything below it.
         return -self.remaining[unit] if unit < len(self.remaining) else 0.0
 
-    def backlog_of(self, lane: str) -> deque[Attempt] | RankedQueue[Attempt]:
+    def backlog_of(self, lane: str) -> Backlog:
         """Those that wait for a worker of a lane."""
         backlog = self.backlog.get(lane)
         if backlog is None:
             ranked = self.remaining is not None
             backlog = RankedQueue(lambda attempt: self.rank(attempt.unit)) if ranked else deque()
+            if self.nested:
+                backlog = NestedFirst(backlog, self._is_nested)
             self.backlog[lane] = backlog
         return backlog
+
+    def put_nested_first(self) -> None:
+        """The first nested node comes: such nodes go before all others that wait."""
+        members_of = self.graph.units.members_of
+        self.frontier.put_nested_first(lambda unit: members_of(unit)[0] in self.nested)
+        for lane, backlog in self.backlog.items():
+            assert not isinstance(backlog, NestedFirst)
+            self.backlog[lane] = NestedFirst(backlog, self._is_nested)
+
+    def _is_nested(self, attempt: Attempt) -> bool:
+        return attempt.node in self.nested
 
     def grow(self) -> None:
         """See that the graph is this run's own, which may grow."""
@@ -168,15 +184,22 @@ class RunRecord:
     def bars(self, node: int) -> bool:
         """Whether a node may not start any more, because the run is stopping.
 
-        Clean-up steps may, and what they ask for, until their time is over.
+        Clean-up steps may, and what they ask for, until their time is over; and what steps ask
+        for that still run while the run drains.
         """
         if self.stopping is None:
             return False
         if self.cleanup_over:
             return True
+        if self.draining and node in self.nested:
+            return False  # what runs may end, and needs this for it
+        return not self.belongs_to_cleanup(node)
+
+    def belongs_to_cleanup(self, node: int) -> bool:
+        """Whether a node is a clean-up step, or nested in one."""
         while node in self.nested:
             node = self.nested[node].parent.node
-        return node not in self.graph.cleanup
+        return node in self.graph.cleanup
 
     def has_cleanup_ready(self) -> bool:
         """Whether clean-up steps of a stopping run are about to start."""

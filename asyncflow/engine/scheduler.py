@@ -292,7 +292,8 @@ class Scheduler:
             # A nested node may have been cancelled before its turn came.
             if not run.bars(node) and not (run.nested and run.is_final(node)):
                 self.starting.advance(self.starting.first_attempt(run, unit))
-        if not ready and run.queued:
+        # What started may have called for more, and that may wait in another queue than before.
+        if not run.frontier.ready and run.queued:
             with_ready.remove(run)
             run.queued = False
         return share

@@ -41,7 +41,7 @@ class Settlement:
         stopping = self._scheduler.stopping
         if attempt.timer is not None:
             stopping.drop_timer(attempt)
-        if attempt.waits or attempt.nest:
+        if attempt.waits or attempt.nest or attempt.nested_runs or attempt.retake:
             self._scheduler.nesting.forget(attempt)
         if attempt.abandoned:
             stopping.settle_abandoned(attempt)
@@ -184,6 +184,8 @@ class Settlement:
     def _settle_condition(self, attempt: Attempt) -> None:
         """The condition was evaluated: run, skip, or fail the node."""
         if attempt.stop is Stop.CANCEL or attempt.run.bars(attempt.node):
+            if attempt.node in attempt.run.nested:
+                self.conclude(attempt, CANCELLED)  # the run may go on
             self.end_unit(attempt)
             return
         wanted, error = False, attempt.error

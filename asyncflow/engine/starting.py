@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncflow import events
-from asyncflow.engine.attempt import Attempt, Phase, make_context
+from asyncflow.engine.attempt import Attempt, Phase, make_context, parent_of
 from asyncflow.engine.capacity import Demand
 from asyncflow.engine.limiter import Lease
 from asyncflow.engine.record import RunRecord
@@ -20,8 +20,9 @@ from asyncflow.step import is_coroutine_function
 if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
 
-__all__ = ["Starting"]
+__all__ = ["MOST_LENT_WORKERS", "Starting"]
 
+MOST_LENT_WORKERS = 64
 _NOTHING = Demand()
 _NO_ARGS: list[object] = []
 
@@ -123,12 +124,10 @@ class Starting:
 
     def _seek_worker(self, attempt: Attempt) -> None:
         lane = self._worker_lane(attempt)
-        if lane is None or attempt.worker is not None:
+        if lane is None or attempt.worker is not None or self._may_take(lane, attempt):
             self._seek_capacity(attempt)
-        elif attempt.run.backlog.get(lane.name) or not self._is_free(lane, attempt):
-            self._wait_for_worker(attempt, lane)
         else:
-            self._seek_capacity(attempt)
+            self._wait_for_worker(attempt, lane)
 
     def _seek_capacity(self, attempt: Attempt) -> None:
         run = attempt.run
@@ -183,7 +182,20 @@ class Starting:
         return self._scheduler.lanes[name]
 
     def _is_free(self, lane: Lane, attempt: Attempt) -> bool:
-        return lane.has_room() and not self._is_capped(attempt.run, attempt)
+        return self._has_room(lane, attempt) and not self._is_capped(attempt.run, attempt)
+
+    def _has_room(self, lane: Lane, attempt: Attempt) -> bool:
+        """Whether a worker is free: of those that wait for their nests only some are replaced
+        for work outside nests, or 10,000 steps that all nest would need as many threads."""
+        if not lane.has_room():
+            return False
+        lent = self._scheduler.nesting.lent_workers.get(lane.name, 0)
+        return lent < MOST_LENT_WORKERS or parent_of(attempt) is not None
+
+    def _may_take(self, lane: Lane, attempt: Attempt) -> bool:
+        """Whether a worker is free, and nobody else's: what is nested goes before the others."""
+        others = attempt.run.backlog.get(lane.name)
+        return self._is_free(lane, attempt) and not (others and parent_of(attempt) is None)
 
     def _claim(self, attempt: Attempt, lane: Lane) -> None:
         """Give a unit its worker; members of a group share it until the group ends."""
@@ -200,7 +212,10 @@ class Starting:
         run.backlog_of(lane.name).append(attempt)
         waiting = self.waiting_for_worker.setdefault(lane.name, deque())
         if run not in waiting:
-            waiting.append(run)
+            if run.parent is None:
+                waiting.append(run)
+            else:
+                waiting.appendleft(run)
         self.park(attempt, Phase.LANE)
 
     def _is_capped(self, run: RunRecord, attempt: Attempt) -> bool:
@@ -291,7 +306,7 @@ class Starting:
                 return False
             run = runs.popleft()
             backlog = run.backlog[lane.name]
-            if backlog and not self._is_capped(run, backlog[0]):
+            if backlog and self._is_free(lane, backlog[0]):
                 attempt = backlog.popleft()
                 if backlog:
                     runs.append(run)

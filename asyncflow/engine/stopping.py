@@ -73,7 +73,7 @@ class Stopping:
         attempt.cancel_requested = True
         self.drop_timer(attempt)
         self.set_timer(attempt, self._grace_seconds, self._abandon)
-        if attempt.nest:
+        if attempt.nest or attempt.nested_runs:
             self._scheduler.nesting.cancel_nest(attempt)
         attempt.lane.cancel(attempt)
 
@@ -105,7 +105,7 @@ class Stopping:
             # A coroutine, or a condition, in a thread group: its thread is free.
             self._scheduler.lanes[attempt.worker_lane].release(attempt.worker)
             attempt.worker = None
-        if attempt.waits or attempt.nest:
+        if attempt.waits or attempt.nest or attempt.nested_runs or attempt.retake:
             self._scheduler.nesting.forget(attempt)
         del run.in_flight[attempt.unit]
         self._scheduler.in_flight -= 1
@@ -114,7 +114,7 @@ class Stopping:
             # Or nothing of the run could start while the lost thread hangs.
             attempt.capped = False
             run.capped -= 1
-        if attempt.phase is Phase.CONDITION:
+        if attempt.phase is Phase.CONDITION and attempt.node not in run.nested:
             self._scheduler.settlement.end_unit(attempt)
         else:
             self._scheduler.settlement.fail(attempt)
@@ -137,13 +137,22 @@ class Stopping:
         run.stopping = reason
         run.stop_state = state
         run.draining = True
-        if run.graph.cleanup:
-            of_node = run.graph.units.of_node
-            run.frontier.keep_only({of_node[node] for node in run.graph.cleanup})
+        kept = self._startable_units(run)
+        if kept:
+            run.frontier.keep_only(kept)
         else:
             run.frontier.clear()
         self._drop_all_parked(run)
         self.end_if_over(run)
+
+    def _startable_units(self, run: RunRecord) -> set[int]:
+        """The units of a stopping run that may start all the same."""
+        units = run.graph.units
+        kept = {units.of_node[node] for node in run.graph.cleanup}
+        if run.nested:
+            ready = run.frontier.ready
+            kept.update(unit for unit in ready if units.members_of(unit)[0] in run.nested)
+        return kept
 
     def fail_run(self, run: RunRecord, node: str, error: BaseException) -> None:
         """The first failure of a run that stops at it."""
@@ -213,7 +222,7 @@ class Stopping:
         if run.cleaning or run.cleanup_over:
             return not run.in_flight and not run.parked and not run.has_cleanup_ready()
         at_work = chain(run.in_flight.values(), run.parked.values())
-        return not any(run.bars(attempt.node) for attempt in at_work)
+        return all(run.belongs_to_cleanup(attempt.node) for attempt in at_work)
 
     def close_some(self) -> bool:
         """Settle a chunk of the nodes that a run did not come to; then end it.

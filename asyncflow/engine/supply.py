@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from asyncflow.engine.admission import Admission, Machine, admit
-from asyncflow.engine.capacity import Capacity, Demand, Device, demand_of
+from asyncflow.engine.admission import Admission, Machine, admit, admit_nested
+from asyncflow.engine.capacity import Capacity, Demand, Device
 from asyncflow.engine.gpus import (
     GpuProbe,
     GpuReport,
@@ -24,7 +24,6 @@ from asyncflow.engine.gpus import (
 from asyncflow.engine.hardware import declared_devices, probe
 from asyncflow.engine.limiter import Limiter
 from asyncflow.engine.surroundings import surroundings_of
-from asyncflow.errors import CapacityError
 from asyncflow.graph.graph import Graph
 from asyncflow.resources import ResourceRequirements
 
@@ -107,25 +106,24 @@ class Supply:
         """
         if self.lacks_gpus_of(graph):
             self.find_gpus_blocking()
-        machine = Machine(
+        return admit(graph, self._machine())
+
+    def _machine(self) -> Machine:
+        return Machine(
             self.limiter, self._labels, self.taints, self._refuse_oversized, self.why_no_gpus()
         )
-        return admit(graph, machine)
 
-    def demand_of(self, requirements: ResourceRequirements, name: str) -> Demand:
-        """What the requirements of a nested step take.
+    def demand_of(
+        self, requirements: ResourceRequirements | None, name: str
+    ) -> tuple[Demand, str | None]:
+        """What a nested step takes, and a warning if that is less than it asks for.
 
         Raises:
-            CapacityError: they can never be granted.
+            CapacityError: it can never be met here.
         """
-        wanted = demand_of(requirements)
-        demand = self.limiter.clamped(wanted)
-        refusal = self.limiter.refusal(demand)
-        if refusal is None and demand != wanted and self._refuse_oversized:
-            refusal = self.limiter.refusal(wanted)
-        if refusal is not None:
-            raise CapacityError(f"nested step {name!r}: {refusal}")
-        return demand
+        if requirements is None and not self.taints:
+            return Demand(), None
+        return admit_nested(requirements, name, self._machine())
 
     # -- GPUs ----------------------------------------------------------------------------
 

@@ -14,10 +14,11 @@ times is closed: what it wants is kept for it, that is, nothing behind it may ov
 **Nests.** A nested request belongs to work that already holds capacity. It takes its owner's
 next turn and moves the owner's other requests back by one round, so that what was started ends
 before more is started. Nothing is kept from it, and it does not overtake: the request that is
-closed may be waiting for what the work above the nested one holds. A request is pressed instead,
-each time that something nested, or what a nest moved it behind, is granted at its expense. A
-request pressed more than `max_overtakes` times shuts the line: nothing at all behind it is
-granted outside nests, for any new work could bring a nest that presses it again.
+closed may be waiting for what the work above the nested one holds. Memory and devices it takes
+first from what that work holds, at nobody's expense. A request is pressed instead, each time
+that something nested, or what a nest moved it behind, is granted at its expense. A request
+pressed more than `max_overtakes` times shuts the line: nothing at all behind it is granted
+outside nests, for any new work could bring a nest that presses it again.
 
 **Ranks.** An owner may rank its requests. Those outside nests then share one round, the lowest
 rank first, and when one is granted the others move on to the next round: the owner still has one
@@ -71,6 +72,8 @@ class Turn(NamedTuple):
 
 
 _FIRST = Turn(_NO_ROUND, 0.0, 0)
+# Demand, whether nested, and the lease whose memory and devices it may use.
+QueueKey = tuple[Demand, bool, Lease | None]
 
 
 def _no_rounds() -> dict[bool, int]:
@@ -91,7 +94,7 @@ class _Owner:
     back: int = 0
     last: dict[bool, int] = field(default_factory=_no_rounds)
     granted: dict[bool, int] = field(default_factory=_no_rounds)
-    queues: dict[tuple[Demand, bool], Queue] = field(default_factory=dict)
+    queues: dict[QueueKey, Queue] = field(default_factory=dict)
 
     def next_round(self, nested: bool, joined: int) -> int:
         if self.ranked and not nested and self.queues_of(nested=False):
@@ -100,18 +103,22 @@ class _Owner:
         return max(joined, own + 1)
 
     def queues_of(self, nested: bool) -> list[Queue]:
-        return [queue for (_, kind), queue in self.queues.items() if kind is nested]
+        return [queue for queue in self.queues.values() if queue.nested is nested]
 
 
 @dataclass(eq=False, slots=True)
 class Queue:
     """Waiting requests of one owner for one demand, in order of arrival: only the head competes.
 
+    Nested ones that may take from what the work above them holds wait apart for each such work:
+    one may fit where another does not.
+
     `turns` and `overtaken_by` are counted without the owner's `back`, so that moving a queue
     back need not touch them; `by_rank` is a heap of them where they are ranked, with some that have
     left. `turn` is the head's, as it is listed; `first_turn` is what it was
     when it became head, before nests moved it back. `wanted` is what a grant takes. `lease` is
-    set if this is the one request to take that lease's CPUs back.
+    set if this is the one request to take that lease's CPUs back. `under` is the lease above these
+    requests, where they ask for memory or devices and it, or one above it, has any.
     """
 
     owner: _Owner
@@ -119,6 +126,7 @@ class Queue:
     wanted: Demand
     nested: bool
     lease: Lease | None = None
+    under: Lease | None = None
     turn: Turn = _FIRST
     first_turn: Turn = _FIRST
     turns: OrderedDict[Hashable, Turn] = field(default_factory=OrderedDict)
@@ -226,11 +234,13 @@ class Line:
         *,
         nested: bool,
         rank: float | None = None,
+        under: Lease | None = None,
     ) -> bool:
         """Add a request; return whether it is the head of its queue.
 
         Parameters:
             ticket, demand, owner, nested: the request.
+            under: the lease that it may take memory and devices from.
             rank: its place among those of its owner, lower first; None for arrival order. The
                 first request that an owner has waiting decides whether it ranks them.
         """
@@ -238,9 +248,10 @@ class Line:
         if not account.queues:
             account.ranked = rank is not None
         turn = self._next_turn(account, nested, rank)
-        queue = account.queues.get((demand, nested))
+        key = (demand, nested, under)
+        queue = account.queues.get(key)
         if queue is None:
-            queue = account.queues[demand, nested] = Queue(account, demand, demand, nested)
+            queue = account.queues[key] = Queue(account, demand, demand, nested, under=under)
         return self._append(queue, ticket, turn.moved(-queue.back))
 
     def join_first(
@@ -303,7 +314,7 @@ class Line:
         if queue.lease is not None:
             return
         account, nested = queue.owner, queue.nested
-        del account.queues[queue.demand, nested]
+        del account.queues[queue.demand, nested, queue.under]
         if not account.queues_of(nested):
             # Rounds that were withdrawn, not granted, must not count against the owner.
             account.last[nested] = account.granted[nested]

@@ -10,7 +10,6 @@ from asyncflow.graph.binding import CallTemplate
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.grouping import Units
 from asyncflow.graph.node import Node
-from asyncflow.resources import ResourceRequirements
 
 __all__ = ["GrowingGraph"]
 
@@ -87,8 +86,8 @@ class GrowingGraph(Graph):
         self,
         node: Node,
         template: CallTemplate,
+        condition: CallTemplate | None,
         lane: str,
-        resources: ResourceRequirements | None,
     ) -> int:
         """A node that a running step asks for; nobody else waits for it.
 
@@ -99,6 +98,8 @@ class GrowingGraph(Graph):
         unit = len(self.units.lanes)
         self.nodes.append(node)
         self.templates.append(template)
+        if condition is not None:
+            self.conditions[index] = condition
         self.slots.append(())
         self.parents.append(())
         self.children.append(())  # type: ignore[attr-defined]
@@ -110,8 +111,6 @@ class GrowingGraph(Graph):
         if units.members is not None:
             units.members.append((index,))
             units.of_node.append(unit)  # type: ignore[attr-defined]
-        if resources is not None:
-            units.resources[unit] = resources
         self.alone.append(False)
         return index
 

@@ -109,7 +109,7 @@ class ThreadLane(Lane):
         self._lost += 1
 
     def has_room(self) -> bool:
-        return bool(self._idle) or len(self._workers) - self._waiting < self._max_threads
+        return len(self._workers) - len(self._idle) - self._waiting < self._max_threads
 
     def lend(self, worker: ThreadWorker) -> None:
         self._waiting += 1
@@ -128,6 +128,14 @@ class ThreadLane(Lane):
     def release(self, worker: ThreadWorker) -> None:
         if worker.reserved and not worker.lost:
             worker.reserved = False
+            self._rest(worker)
+
+    def _rest(self, worker: ThreadWorker) -> None:
+        """Keep a worker for the next call, or end it: nests may have needed more than are kept."""
+        if len(self._workers) - self._waiting > self._max_threads:
+            self._workers.discard(worker)
+            worker.inbox.put(None)
+        else:
             self._idle.append(worker)
 
     def statistics(self) -> LaneStatistics:
@@ -154,7 +162,7 @@ class ThreadLane(Lane):
                 self._lost -= 1
                 worker.inbox.put(None)
             elif not worker.reserved:
-                self._idle.append(worker)
+                self._rest(worker)
             call.done(call)
 
     # -- on the worker's thread ----------------------------------------------------------

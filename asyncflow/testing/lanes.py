@@ -143,10 +143,14 @@ class SimulatedThreadLane(ThreadLane):
 
     def lend(self, worker: ThreadWorker) -> None:
         super().lend(worker)
-        self._tickets[worker].pause()
+        ticket = self._tickets.get(worker)
+        if ticket is not None:  # else it is kept for a group whose coroutine waits
+            ticket.pause()
 
     def take_back(self, worker: ThreadWorker) -> None:
-        self._tickets[worker].resume()
+        ticket = self._tickets.get(worker)
+        if ticket is not None:
+            ticket.resume()
         super().take_back(worker)
 
     def close(self) -> None:

@@ -3,104 +3,108 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
-from typing import Any
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncflow import Pipeline, Runtime, StepContext, step
+from asyncflow import Pipeline
+from asyncflow.errors import CapacityError
+from tests.engine.nest_trees import Account, Boom, Machine, Tree, fitted, make_step, trees
 from tests.virtual_time import run_virtually
 
-
-class Tree(msgspec.Struct, frozen=True):
-    """One nested call: what it asks for, and the calls that it makes."""
-
-    cpus: int
-    thread: bool
-    mapped: bool
-    below: tuple[Tree, ...] = ()
-
-    @property
-    def size(self) -> int:
-        return 1 + sum(tree.size for tree in self.below)
+MACHINES = st.builds(
+    Machine,
+    cpus=st.integers(1, 3),
+    threads=st.integers(1, 2),
+    window=st.integers(1, 3),
+    memory=st.integers(1, 4),
+    gpus=st.integers(1, 2),
+)
+CPUS, MEMORY, HALVES = st.integers(0, 2), st.integers(0, 4), st.integers(0, 2)
 
 
-def trees() -> st.SearchStrategy[Tree]:
-    def grown(below: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
-        children = st.lists(below, max_size=3).map(tuple)
-        return st.builds(Tree, st.integers(0, 2), st.booleans(), st.booleans(), children)
-
-    return st.recursive(
-        st.builds(Tree, st.integers(0, 2), st.booleans(), st.booleans()), grown, max_leaves=12
-    )
-
-
-class Account:
-    """Looks at the limiter each time that a step begins or goes on."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def check(self) -> None:
-        if self._runtime._limiter is not None:
-            self._runtime._limiter.validate()
-
-    def check_end(self) -> None:
-        self.check()
-        limiter, scheduler = self._runtime._limiter, self._runtime._scheduler
-        assert scheduler is not None
-        assert (scheduler.in_flight, scheduler.nesting.waiting) == (0, 0)
-        if limiter is not None:
-            assert not limiter.waiting()
-            assert limiter.statistics().leases == 0
-
-
-def make(tree: Tree, account: Account) -> Any:
-    """A step that counts the calls of its tree by making them."""
-
-    async def of_coroutine(tree: Tree, context: StepContext) -> int:
-        account.check()
-        await asyncio.sleep(1)
-        calls = [make(below, account) for below in tree.below]
-        pairs = list(enumerate(zip(calls, tree.below, strict=True)))
-        if tree.mapped:
-            found = [
-                await context.map(call, [below], key=partial(_always, k))
-                for k, (call, below) in pairs
-            ]
-            values = [value for values in found for value in values]
-        else:
-            values = await asyncio.gather(
-                *(context.call(call, below, key=k) for k, (call, below) in pairs)
-            )
-        account.check()
-        return 1 + int(sum(values))
-
-    def of_thread(tree: Tree, context: StepContext) -> int:
-        return 1 + sum(
-            int(context.call_sync(make(below, account), below, key=k))
-            for k, below in enumerate(tree.below)
-        )
-
-    resources = {"cpu": tree.cpus} if tree.cpus else None
-    return step(of_thread if tree.thread else of_coroutine, name="call", resources=resources)
-
-
-@given(tree=trees(), cpus=st.integers(1, 3), threads=st.integers(1, 2), window=st.integers(1, 3))
-def test_every_tree_of_nested_work_ends(tree: Tree, cpus: int, threads: int, window: int) -> None:
+def check_that_it_gives_its_value(tree: Tree, machine: Machine) -> None:
     async def main() -> None:
-        limits = {"max_cpus": cpus, "max_threads": threads, "max_concurrency": window}
-        async with Runtime(**limits) as runtime:  # type: ignore[arg-type]
+        async with machine.runtime() as runtime:
             account = Account(runtime)
-            pipeline = Pipeline("p").add_step(make(tree, account), "root", params={"tree": tree})
+            pipeline = Pipeline("p").add_step(make_step(tree, account), "root", {"tree": tree})
             result = await pipeline.run(runtime=runtime)
-            assert result["root"] == tree.size
+            if tree.fails:
+                assert isinstance(result.step_results["root"].error, Boom)
+            else:
+                assert result["root"] == tree.value
             account.check_end()
 
     run_virtually(main())
 
 
-def _always(key: int, _: object) -> int:
-    return key
+@given(tree=trees(cpus=CPUS), machine=MACHINES)
+def test_every_tree_of_nested_work_ends_with_its_value(tree: Tree, machine: Machine) -> None:
+    check_that_it_gives_its_value(tree, machine)
+
+
+@given(tree=trees(cpus=CPUS, memory=MEMORY), machine=MACHINES)
+def test_nests_that_fit_into_the_memory_of_those_above_end(tree: Tree, machine: Machine) -> None:
+    check_that_it_gives_its_value(fitted(tree, machine), machine)
+
+
+@given(tree=trees(cpus=CPUS, gpu=HALVES), machine=MACHINES)
+def test_nests_that_fit_into_the_devices_of_those_above_end(tree: Tree, machine: Machine) -> None:
+    check_that_it_gives_its_value(fitted(tree, machine), machine)
+
+
+@given(tree=trees(cpus=CPUS, memory=MEMORY, gpu=HALVES), machine=MACHINES)
+def test_nests_that_wait_for_each_other_end_all_the_same(tree: Tree, machine: Machine) -> None:
+    """One that holds memory may wait for a device while another holds that and waits for memory:
+    then a request is failed, and all accounts close."""
+
+    async def main() -> None:
+        async with machine.runtime() as runtime:
+            account = Account(runtime)
+            pipeline = Pipeline("p").add_step(make_step(tree, account), "root", {"tree": tree})
+            result = await pipeline.run(runtime=runtime)
+            error = result.step_results["root"].error
+            assert error is None or isinstance(error, Boom | CapacityError)
+            account.check_end()
+
+    run_virtually(main())
+
+
+@given(
+    tree=trees(cpus=CPUS, memory=MEMORY, gpu=HALVES),
+    machine=MACHINES,
+    seconds=st.floats(0, 8, allow_nan=False),
+)
+def test_a_tree_that_is_cancelled_midway_leaves_nothing(
+    tree: Tree, machine: Machine, seconds: float
+) -> None:
+    async def main() -> None:
+        async with machine.runtime() as runtime:
+            account = Account(runtime)
+            pipeline = Pipeline("p").add_step(make_step(tree, account), "root", {"tree": tree})
+            run = await runtime.start(pipeline)
+            await asyncio.sleep(seconds)
+            await run.cancel("enough")
+            assert not run.abandoned
+            account.check_end()
+
+    run_virtually(main())
+
+
+@given(
+    tree=trees(cpus=CPUS, memory=MEMORY),
+    machine=MACHINES,
+    seconds=st.floats(0.5, 8, allow_nan=False),
+)
+def test_a_tree_that_takes_too_long_is_stopped_and_leaves_nothing(
+    tree: Tree, machine: Machine, seconds: float
+) -> None:
+    async def main() -> None:
+        async with machine.runtime() as runtime:
+            account = Account(runtime)
+            root = make_step(tree, account).with_options(timeout=seconds, retry=1)
+            result = await Pipeline("p").add_step(root, "root", {"tree": tree}).run(runtime=runtime)
+            assert result.step_results["root"].status in ("succeeded", "failed", "timed_out")
+            account.check_end()
+
+    run_virtually(main())

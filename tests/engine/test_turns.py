@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from asyncflow.engine.limiter import Capacity, Demand, Device, GpuDemand, Lease, Limiter
+from asyncflow.engine.sharing import Fit, own_share
 
 ONE = Demand(1000)
 HALF = Demand(500)
@@ -415,9 +416,9 @@ class CountedDemands(Limiter):
 
     tried = 0
 
-    def _fit(self, wanted: Demand) -> tuple[tuple[int, int], ...] | None:
+    def _fit(self, wanted: Demand, under: Lease | None = None) -> Fit | None:
         self.tried += 1
-        return super()._fit(wanted)
+        return super()._fit(wanted, under)
 
 
 def test_one_hundred_thousand_waiting_requests_of_one_demand_are_tried_one_by_one() -> None:
@@ -463,6 +464,12 @@ DEMANDS = [
 ]
 DEVICE_TYPES = ("T4", "A100", None)
 BOUND = 3
+
+
+def from_the_pool(lease: Lease) -> Lease:
+    """What a lease has taken from the pool, as a lease: the rest is at nobody's expense."""
+    own = own_share(lease)
+    return Lease(lease.ticket, "", lease.cpu_millis, own.memory_bytes, tuple(own.gpus.items()))
 
 
 def leaves_too_little(free: Capacity, left: list[int], taken: Lease, wanted: Demand) -> bool:
@@ -530,7 +537,7 @@ class AnyHistory(RuleBasedStateMachine):
         )
         left = [1_000_000] * len(DEVICE_TYPES)
         for lease in [*self.limiter._leases, *[taken] * pending]:
-            for index, micro_units in lease.gpus:
+            for index, micro_units in from_the_pool(lease).gpus:
                 left[index] -= micro_units
         return leaves_too_little(free, left, taken, self.wanted(of))
 
@@ -540,9 +547,9 @@ class AnyHistory(RuleBasedStateMachine):
             return  # a line that nests have shut lets nothing pass
         for place, ticket in enumerate(waiting):
             wanted = self.wanted(ticket)
-            gpus = self.limiter._fit(wanted)
-            if gpus is not None:
-                taken = Lease(ticket, "", wanted.cpu_millis, wanted.memory_bytes, gpus)
+            fit = self.limiter._fit(wanted)
+            if fit is not None:
+                taken = Lease(ticket, "", wanted.cpu_millis, wanted.memory_bytes, fit.gpus)
                 before = waiting[:place]
                 assert any(self.is_at_expense(taken, other, pending=1) for other in before)
 
@@ -568,7 +575,8 @@ class AnyHistory(RuleBasedStateMachine):
             self.check_that_nobody_waits_without_need(before)
             return Lease("nothing", "nobody", 0, 0, released=True)
         ticket, lease = granted
-        taken = Lease(ticket, "", lease.cpu_millis, 0) if ticket in self.retaking else lease
+        retaken = ticket in self.retaking
+        taken = Lease(ticket, "", lease.cpu_millis, 0) if retaken else from_the_pool(lease)
         for passed in before[: before.index(ticket)]:
             may_overtake = ticket not in self.nested or passed in self.retaking
             if may_overtake and self.is_at_expense(taken, passed):
