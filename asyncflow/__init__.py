@@ -8,6 +8,8 @@ from asyncflow.errors import (
     GraphError,
     JournalDamaged,
     NestedDepthError,
+    NotReadable,
+    NotRecordable,
     ResourceLost,
     RunConflict,
     RunLocked,
@@ -31,6 +33,7 @@ from asyncflow.runtime import Runtime
 from asyncflow.secret import Secret
 from asyncflow.states import NodeState, RunState
 from asyncflow.step import Step, step
+from asyncflow.storage.codec import Codec
 from asyncflow.streams import stream_map
 
 __version__ = "0.1.0"
@@ -38,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncflowError",
     "CapacityError",
+    "Codec",
     "DependencyError",
     "GPUConfig",
     "GrantedLease",
@@ -47,6 +51,8 @@ __all__ = [
     "NestedDepthError",
     "NodeAffinity",
     "NodeState",
+    "NotReadable",
+    "NotRecordable",
     "ParallelExecutor",
     "Pipeline",
     "PipelineResult",

@@ -6,9 +6,11 @@
     ├── GraphError          a pipeline, its inputs or its wiring is wrong (also a ValueError)
     ├── CapacityError       the machine or runtime cannot give what a step asks for
     ├── NestedDepthError    a nest is deeper than ``max_nested_depth``
+    ├── NotRecordable       a value would not come back as it is (also a TypeError)
     ├── RunTimeout          a run took longer than ``run(timeout=…)``
     ├── RunConflict         a run id stands for something else than what was asked for
     ├── StorageError        what is kept on disk cannot be read, written or trusted
+    │   ├── NotReadable     a recorded value is damaged, or what reads it is not there
     │   ├── RunLocked       another process or runtime holds the run
     │   └── JournalDamaged  the record of a run is damaged
     └── StepFailed          a step raised
@@ -33,6 +35,8 @@ __all__ = [
     "GraphError",
     "JournalDamaged",
     "NestedDepthError",
+    "NotReadable",
+    "NotRecordable",
     "ResourceLost",
     "RunConflict",
     "RunLocked",
@@ -111,6 +115,10 @@ class StorageError(AsyncflowError):
         self.path = path
 
 
+class NotReadable(StorageError, ValueError):
+    """A recorded value cannot be read: it is damaged, or its codec or class is not there."""
+
+
 class RunLocked(StorageError):
     """A run is in progress elsewhere: ``pid`` on ``host`` holds it since ``since`` (UTC text)."""
 
@@ -149,6 +157,27 @@ class JournalDamaged(StorageError):
 
 class NestedDepthError(AsyncflowError):
     """A step nested deeper than the runtime's ``max_nested_depth``."""
+
+
+class NotRecordable(AsyncflowError, TypeError):
+    """A value that no codec takes without loss, so it is not written down (also a TypeError).
+
+    ``path`` leads to the part that is to blame, such as ``result["x"][3]``; ``type_name`` is
+    that part's type and ``hint`` the way out.
+    """
+
+    def __init__(self, kind: type | str, hint: str, path: str = "result") -> None:
+        self.type_name = kind if isinstance(kind, str) else _full_name(kind)
+        self.hint = hint
+        self.path = path
+        super().__init__()
+
+    def within(self, part: str, name: str = "result") -> None:
+        """Say that the fault lies one part deeper than the caller's own value."""
+        self.path = f"{name}{part}{self.path.removeprefix(name)}"
+
+    def __str__(self) -> str:
+        return f"{self.path} is of type {self.type_name}, which cannot be recorded: {self.hint}"
 
 
 class StepFailed(AsyncflowError):
@@ -199,6 +228,11 @@ class DependencyError(StepFailed):
     ) -> None:
         super().__init__(message, step=step, attempt=attempt)
         self.ancestor = ancestor
+
+
+def _full_name(kind: type) -> str:
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
 # A step may raise an exception that carries megabytes of text.
