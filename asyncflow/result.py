@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
@@ -79,7 +80,11 @@ class StepResults(Mapping[str, StepResult]):
 
 
 class ResultSource(msgspec.Struct, frozen=True):
-    """What a :class:`PipelineResult` reads from, so that it need not know the engine."""
+    """What a :class:`PipelineResult` reads from, so that it need not know the engine.
+
+    The first ``size`` nodes are those of the pipeline itself; elements of mapped nodes and
+    nested calls come after them.
+    """
 
     names: Mapping[str, int]
     assets: Mapping[str, int]
@@ -94,6 +99,7 @@ class ResultSource(msgspec.Struct, frozen=True):
     durations: Callable[[], Iterable[tuple[float, int]]]
     is_part: bool
     states: Callable[[], dict[str, NodeState]]
+    size: int
     bars: Callable[[], Iterable[Bar]]
 
 
@@ -143,10 +149,13 @@ class PipelineResult:
 
     @cached_property
     def outputs(self) -> dict[str, Any]:
-        """All values that were produced and kept, by asset and by node."""
+        """All values that were produced and kept, by asset and by node.
+
+        Elements of mapped nodes and nested calls are in ``step_results``, not in here.
+        """
         source = self._source
         found: dict[str, Any] = {}
-        for name, index in source.names.items():
+        for name, index in islice(source.names.items(), source.size):
             value = source.value_of_node(index)
             if source.kept(value):
                 found[name] = value

@@ -291,21 +291,26 @@ def _bars(record: RunRecord) -> Iterator[Bar]:
 
     graph = record.graph
     units, origin = graph.units, record.began_at
-    for index, (began, ended) in enumerate(zip(record.started, record.finished, strict=True)):
-        if not began:
+    for index, node in enumerate(graph.nodes):
+        tries = record.tries_of(index)
+        if not tries:
             continue
-        node, unit = graph.nodes[index], units.of_node[index]
+        unit = units.of_node[index]
+        *earlier, (began, ended) = (
+            (begin - origin, max(begin, end) - origin) for begin, end in tries
+        )
         yield Bar(
             name=node.name,
             step=node.step.name,
             state=record.state_of(index),
-            start_seconds=began - origin,
-            end_seconds=max(began, ended) - origin,
+            start_seconds=began,
+            end_seconds=ended,
             lane="inline" if node.step.is_coroutine else units.lanes[unit],
             worker=record.workers.get(index, ""),
             group=units.groups[unit].group_name if unit in units.groups else "",
             attempts=record.attempts_of(index),
-            queued_seconds=max(0.0, began - record.ready_at(index)),
+            queued_seconds=max(0.0, began + origin - record.ready_at(index)),
+            earlier=tuple(earlier),
         )
 
 
@@ -342,6 +347,7 @@ def make_result(record: RunRecord) -> PipelineResult:
             durations=lambda: _durations(record),
             is_part=bool(graph.absent),
             states=lambda: node_states(record),
+            size=record.size,
             bars=lambda: _bars(record),
         ),
     )

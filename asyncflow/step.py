@@ -374,25 +374,43 @@ def parameters_of(func: Callable[..., Any]) -> tuple[Parameter, ...]:
         return (
             Parameter("args", inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.empty, False),
         )
+    known = getattr(inspect.unwrap(_innermost(func)), "__globals__", {})
     return tuple(
         Parameter(
             p.name,
             p.kind,
             p.default,
-            _is(StepContext, p.annotation),
-            _is(RunFailure, p.annotation),
+            _is(StepContext, p.annotation, known),
+            _is(RunFailure, p.annotation, known),
         )
         for p in signature.parameters.values()
     )
 
 
-def _is(wanted: type[Any], annotation: Any) -> bool:
-    """Whether an annotation says ``wanted``, or that or None."""
+def _is(wanted: type[Any], annotation: Any, known: Mapping[str, Any]) -> bool:
+    """Whether an annotation says ``wanted``, or that or None.
+
+    Args:
+        known: what the names in a text mean, where the function was defined.
+    """
     if isinstance(annotation, str):
         # Written as text, or under ``from __future__ import annotations``.
-        name: str = annotation.replace(" ", "").removesuffix("|None").split(".")[-1]
-        return name == wanted.__name__
+        name = annotation.replace(" ", "").removesuffix("|None").removeprefix("None|")
+        if name.endswith("]") and "Optional[" in name:
+            name = name.partition("Optional[")[2][:-1]
+        found = _named(name, known)
+        # Imported for type checkers only, say: then its name has to do.
+        return name.split(".")[-1] == wanted.__name__ if found is None else found is wanted
     return bool(annotation is wanted or annotation == (wanted | None))
+
+
+def _named(name: str, known: Mapping[str, Any]) -> Any:
+    """What a dotted name means; None if that cannot be told. No code of the text runs."""
+    first, *rest = name.split(".")
+    found = known.get(first)
+    for part in rest:
+        found = inspect.getattr_static(found, part, None)
+    return found
 
 
 def _name_of(func: Any) -> str:

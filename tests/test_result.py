@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import weakref
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from asyncflow import (
     NodeState,
     Pipeline,
     PipelineResult,
+    Retry,
     RunState,
     Runtime,
     Step,
     StepCancelled,
+    StepContext,
     StepFailed,
     StepResult,
     StepSkipped,
@@ -95,6 +98,24 @@ async def test_a_step_is_not_mistaken_for_an_asset_of_its_name() -> None:
     result = await Pipeline("p", steps=[x, y]).run()
     assert result[x] == "of the step x"
     assert result["x"] == "of the asset x"
+
+
+@virtual_time
+async def test_outputs_have_the_values_of_the_pipeline_itself() -> None:
+    @step
+    async def double(number: int) -> int:
+        return 2 * number
+
+    @step
+    async def nest(numbers: list[int], context: StepContext) -> list[int]:
+        return await context.map(double, numbers, key=str)
+
+    pipeline = Pipeline("p", [load, nest]).add_step(double, map="numbers")
+    result = await pipeline.run()
+    assert set(result.outputs) == {"numbers", "load", "nest", "double"}
+    assert result["double[1]"] == result.step_results["double[1]"].output == 4
+    assert result["nest/double[3]"] == result.step_results["nest/double[3]"].output == 6
+    assert len(result.step_results) == 3 + 3 + 3
 
 
 @pytest.mark.parametrize("name", ["nonsense", "mixed", ""])
@@ -199,6 +220,39 @@ async def test_time_in_a_queue_is_told_apart_from_time_at_work() -> None:
 
 
 @virtual_time
+async def test_an_element_is_queued_from_when_it_could_have_begun() -> None:
+    @step
+    async def late(numbers: list[int]) -> list[int]:
+        await asyncio.sleep(10)
+        return numbers
+
+    @step(resources={"cpu": 1})
+    async def hold(number: int) -> int:
+        await asyncio.sleep(2)
+        return number
+
+    pipeline = Pipeline("p", [load, late]).add_step(hold, map="late")
+    async with Runtime(max_cpus=1):
+        result = await pipeline.run()
+    queued = [result.step_results[f"hold[{place}]"].queued_seconds for place in range(3)]
+    assert queued == pytest.approx([0, 2, 4])
+
+
+@virtual_time
+async def test_a_nested_call_is_queued_from_when_it_was_made() -> None:
+    @step
+    async def quick() -> None: ...
+
+    @step
+    async def nest(context: StepContext) -> None:
+        await asyncio.sleep(5)
+        await context.call(quick)
+
+    result = await Pipeline("p", [nest]).run()
+    assert result.step_results["nest/quick"].queued_seconds == pytest.approx(0, abs=1e-3)
+
+
+@virtual_time
 async def test_a_skip_counts_as_success_and_a_cancel_does_not() -> None:
     result = await mixed()
     assert result.step_results["unwanted"].success
@@ -253,6 +307,36 @@ async def test_a_summary_of_many_failures_is_cut() -> None:
     lines = (await pipeline.run()).summary().splitlines()
     assert len(lines) == 13
     assert lines[-1] == "  … and 15 more"
+
+
+@virtual_time
+async def test_a_chart_shows_every_try() -> None:
+    @step(retry=Retry(retries=2, wait_initial=4, wait_jitter=0), name="flaky")
+    async def flaky(context: StepContext) -> None:
+        await asyncio.sleep(context.attempt)
+        if context.attempt < 3:
+            raise OSError("not yet")
+
+    result = await Pipeline("p", [flaky]).run()
+    (bar,) = result._source.bars()
+    assert [*chain(*bar.earlier)] == pytest.approx([0, 1, 5, 7])
+    assert (bar.start_seconds, bar.end_seconds, bar.attempts) == pytest.approx((15, 18, 3))
+    assert "flaky (3 tries)" in result.gantt()
+
+
+@virtual_time
+async def test_a_chart_shows_the_tries_of_what_was_cancelled_between_two() -> None:
+    @step(retry=Retry(retries=2, wait_initial=50, wait_jitter=0))
+    async def flaky() -> None:
+        await asyncio.sleep(1)
+        raise OSError("not yet")
+
+    async with Pipeline("p", [flaky]).start() as run:
+        await asyncio.sleep(10)
+        await run.cancel()
+        (bar,) = (await run.result())._source.bars()
+    assert (bar.start_seconds, bar.end_seconds) == pytest.approx((0, 1))
+    assert bar.state is NodeState.CANCELLED
 
 
 @virtual_time

@@ -119,7 +119,7 @@ class Maps:
             tuple(slots),
             parents,
         )
-        run.add_node(len(graph.outputs_of(element)))
+        run.add_node(len(graph.outputs_of(element)), self._scheduler.clock())
         expansion.elements.append(element)
         expansion.keys.append(key)
         expansion.pending += 1

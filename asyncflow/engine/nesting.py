@@ -312,7 +312,7 @@ class Nesting:
         demand = self._demand(run, step, name)
         node = graph.add_nested(Node(name, step), template, condition, lane_of(step))
         unit = graph.units.of_node[node]
-        run.add_node(len(graph.outputs_of(node)))
+        run.add_node(len(graph.outputs_of(node)), self._scheduler.clock())
         if demand is not None:
             graph.units.resources[unit] = step.resources
             run.nested_demands[unit] = demand

@@ -51,6 +51,10 @@ class RunRecord:
         raw: what nodes with several outputs returned, as one.
         attempts: how often a node was tried, where that is not once.
         started, finished: seconds on the loop's clock of the last attempt, 0.0 before.
+        tries: begin and end of each earlier attempt of nodes that were tried again, one
+            after the other.
+        added: by node that was added while the run goes on, from the first such node on, the
+            seconds on the loop's clock at which it came into being.
         expansions: by mapped node, its elements; ``element_of`` by element that has not
             ended, its mapped node.
         nested: by nested node, who asked for it; their demands by unit, beyond what the
@@ -96,6 +100,9 @@ class RunRecord:
         self.forgiven: dict[int, int] = {}
         self.started = array("d", bytes(8 * size))
         self.finished = array("d", bytes(8 * size))
+        self.tries: dict[int, array[float]] = {}
+        self.size = size
+        self.added = array("d")
         self.errors: dict[int, BaseException] = {}
         self.workers: dict[int, str] = {}
         # By the identity of the requirements: most steps share theirs.
@@ -171,9 +178,10 @@ class RunRecord:
         if not isinstance(self.graph, GrowingGraph):
             self.graph = GrowingGraph.of(self.graph)
 
-    def add_node(self, outputs: int) -> None:
+    def add_node(self, outputs: int, now: float) -> None:
         """The graph has grown by one node; it comes into being as waiting."""
         self.states.append(WAITING)
+        self.added.append(now)
         self.started.append(0.0)
         self.finished.append(0.0)
         self.values.extend([MISSING] * outputs)
@@ -224,9 +232,24 @@ class RunRecord:
         return self.attempts.get(index, 1 if self.started[index] else 0)
 
     def ready_at(self, index: int) -> float:
-        """When the last parent of a node ended; the run's begin for roots."""
+        """When the last parent of a node ended; the run's begin for roots, or its own."""
         ends = [self.finished[parent] for parent in self.graph.parents[index]]
-        return max(ends, default=0.0) or self.began_at
+        begin = self.began_at if index < self.size else self.added[index - self.size]
+        return max(begin, max(ends, default=0.0))
+
+    def note_try(self, attempt: Attempt, now: float) -> None:
+        """An attempt that is followed by another one has ended."""
+        if attempt.started:
+            tries = self.tries.setdefault(attempt.node, array("d"))
+            tries.extend((attempt.started, attempt.finished or now))
+
+    def tries_of(self, index: int) -> list[tuple[float, float]]:
+        """Begin and end of each attempt that began, in order."""
+        earlier = self.tries.get(index, ())
+        tries = list(zip(earlier[::2], earlier[1::2], strict=True))
+        if self.started[index]:
+            tries.append((self.started[index], self.finished[index]))
+        return tries
 
     def value_of(self, index: int) -> Any:
         """What a node returned; ``MISSING`` or ``FREED`` where there is nothing to give."""

@@ -285,6 +285,7 @@ class Settlement:
         following.number = attempt.number + 1
         following.unit_announced = attempt.unit_announced
         following.previous_error = error
+        run.note_try(attempt, self._scheduler.clock())
         run.states[node] = RETRYING
         run.blemished = True
         if lost and not attempt.abandoned:

@@ -252,10 +252,26 @@ def test_a_step_context_goes_to_the_parameter_annotated_so() -> None:
     assert call_of(graph, "use") == (["<config>", CONTEXT, "<raw>"], {})
 
 
-@pytest.mark.parametrize("name", ["plain", "qualified", "optional"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain",
+        "qualified",
+        "optional",
+        "renamed",
+        "renamed_optional",
+        "old_optional",
+        "of_a_module",
+    ],
+)
 def test_an_annotation_may_be_text(name: str) -> None:
     graph = build(placed(step(getattr(annotated_as_text, name))))
     assert call_of(graph, name) == ([CONTEXT], {})
+
+
+def test_a_text_that_names_another_class_means_that_class() -> None:
+    graph = build(placed(step(annotated_as_text.another)))
+    assert call_of(graph, "another", {"why": "because"}) == (["because"], {})
 
 
 def test_a_parameter_that_is_only_called_context_is_nothing_special() -> None:
