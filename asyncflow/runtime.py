@@ -72,7 +72,8 @@ class Runtime:
     Args:
         max_cpus: CPUs to share (``4``, ``0.5``, ``"500m"``); None takes what this process
             may use (affinity, cgroup).
-        max_memory: bytes, or text such as ``"8Gi"``; None takes the machine's, or the cgroup's.
+        max_memory: bytes, or text such as ``"8Gi"``; None takes the smaller of what the machine
+            has available and what the cgroup leaves.
         max_gpus: how many devices to declare, or a list of their types; 0 for none. None finds
             the machine's own when first a step asks for one.
         max_threads: how many threads run sync steps at once.

@@ -153,7 +153,7 @@ def _defaults(sources: Mapping[str, str]) -> dict[str, Any]:
         "cpus": capacity.cpu_millis / 1000,
         "cpus_from": sources["cpu_millis"],
         "memory_bytes": capacity.memory_bytes,
-        "memory_from": sources["memory_bytes"],
+        "memory_from": sources["memory_available_bytes"],
         "max_threads": runtime.max_threads,
         "max_concurrency": runtime.max_concurrency,
     }

@@ -2,7 +2,8 @@
 
 The tightest of several sources wins: the scheduler's affinity mask, the machine's memory, and
 the limits of this process's control group (cgroup v2) and of every group above it, which is
-how a container or a service manager caps it. A source that cannot be read is left out.
+how a container or a service manager caps it. A source that cannot be read is left out; where it
+should be there, the fault is told.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ class Machine(msgspec.Struct, frozen=True):
     Parameters:
         cpu_millis: thousandths of a CPU.
         memory_bytes: bytes of memory.
-        sources: where each of the two figures was found, by its name.
+        sources: where each of the figures was found, by its name.
+        memory_available_bytes: bytes that are left: the smaller of what the machine has available
+            and what the control groups leave.
+        faults: what could not be read although it should be there, by the name of the figure.
     """
 
     cpu_millis: int
     memory_bytes: int
     sources: Mapping[str, str]
+    memory_available_bytes: int = 0
+    faults: Mapping[str, str] = {}
 
 
 class _Limit(msgspec.Struct, frozen=True):
@@ -62,36 +68,74 @@ def probe(
         True
     """
     groups = list(_groups(cgroup_root, membership, read))
-    cpu = min([_cpus(), *_limits(groups, "cpu.max", _cpu_quota, read)], key=_amount)
-    memory = min([_memory(), *_limits(groups, "memory.max", _memory_limit, read)], key=_amount)
-    sources = {"cpu_millis": cpu.source, "memory_bytes": memory.source}
-    return Machine(cpu.amount, memory.amount, sources)
+    faults: dict[str, str] = {}
+    total, available = _memory(faults)
+    limits = list(_limits(groups, "memory.max", _memory_limit, read))
+    cpu = min([_cpus(faults), *_limits(groups, "cpu.max", _cpu_quota, read)], key=_amount)
+    memory = min([total, *limits], key=_amount)
+    left = min([available, *(_left(limit, read) for limit in limits)], key=_amount)
+    sources = {
+        "cpu_millis": cpu.source,
+        "memory_bytes": memory.source,
+        "memory_available_bytes": left.source,
+    }
+    return Machine(cpu.amount, memory.amount, sources, left.amount, faults)
 
 
 def _amount(limit: _Limit) -> int:
     return limit.amount
 
 
-def _cpus() -> _Limit:
+def _cpus(faults: dict[str, str]) -> _Limit:
     affinity = getattr(os, "sched_getaffinity", None)
     if affinity is not None:
         try:
             return _Limit(1000 * len(affinity(0)), "affinity of the process")
-        except OSError:
-            pass  # Some sandboxes forbid the call; the count below still holds.
+        except OSError as error:
+            # Some sandboxes forbid the call; the count below still holds.
+            faults["cpu_millis"] = f"the affinity of the process cannot be read: {error}"
     count = os.cpu_count()
     if count is None:
         return _Limit(1000, "assumed, because the number of CPUs is unknown")
     return _Limit(1000 * count, "CPUs of the machine")
 
 
-def _memory() -> _Limit:
+def _memory(faults: dict[str, str]) -> tuple[_Limit, _Limit]:
+    """The memory of the machine, and how much of it is available."""
     import psutil  # Here, because importing it takes longer than all of asyncflow.
 
     try:
-        return _Limit(psutil.virtual_memory().total, "memory of the machine")
-    except (OSError, RuntimeError, ValueError):
-        return _Limit(2**30, "assumed, because the memory of the machine is unknown")
+        memory = psutil.virtual_memory()
+    except (OSError, RuntimeError, ValueError, psutil.Error) as error:
+        faults["memory_bytes"] = f"the memory of the machine cannot be read: {error}"
+        assumed = _Limit(2**30, "assumed, because the memory of the machine is unknown")
+        return assumed, assumed
+    return (
+        _Limit(memory.total, "memory of the machine"),
+        _Limit(memory.available, "available memory of the machine"),
+    )
+
+
+def _left(limit: _Limit, read: ReadText) -> _Limit:
+    """What a control group leaves of its limit: file pages that nobody used lately count as free.
+
+    That is how Kubernetes counts the working set of a container.
+    """
+    folder = Path(limit.source).parent
+    used = _number(_text(folder / "memory.current", read))
+    stale = 0
+    for line in (_text(folder / "memory.stat", read) or "").splitlines():
+        name, _, value = line.partition(" ")
+        if name == "inactive_file":
+            stale = _number(value)
+    return _Limit(max(0, limit.amount - max(0, used - stale)), f"{limit.source}, less what is used")
+
+
+def _number(text: str | None) -> int:
+    try:
+        return int(text or "0")
+    except ValueError:
+        return 0
 
 
 def _groups(root: Path, membership: Path, read: ReadText) -> Iterator[Path]:

@@ -163,7 +163,10 @@ class Losses:
         if not self.reasons:
             return None
         demand = self._scheduler.starting.demand_of(attempt)
-        return None if demand is None else self._scheduler.limiter.refusal(demand)
+        if demand is None:
+            return None
+        limiter = self._scheduler.limiter
+        return limiter.refusal(limiter.clamped(demand))
 
     def _fail_hopeless(self, hopeless: dict[Hashable, str]) -> None:
         for ticket, why in hopeless.items():

@@ -346,6 +346,12 @@ class Scheduler:
             self._limiter = self.supply.limiter
         return self._limiter
 
+    def follow_limits(self) -> None:
+        """Have the account follow what this process may use now; what runs goes on."""
+        for sentence in self.supply.follow(self.clock()):
+            for run in self.runs.values():
+                run.bus.publish(events.Warned, message=sentence)
+
     # -- settling ------------------------------------------------------------------------
 
     def _settle_some(self) -> None:

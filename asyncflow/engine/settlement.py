@@ -171,6 +171,7 @@ class Settlement:
         if attempt.lease is not None:
             self._scheduler.limiter.release(attempt.lease)
             attempt.lease = None
+            self._scheduler.follow_limits()
         if attempt.worker is not None:
             if attempt.keep_worker:
                 self._scheduler.lanes[attempt.worker_lane].release(attempt.worker)

@@ -138,10 +138,12 @@ class Starting:
                 if why is not None:
                     self._scheduler.losses.give_up(attempt, why)
                     return
+                self._scheduler.follow_limits()
                 self._scheduler.asked = True
-                self._scheduler.limiter.request(
+                limiter = self._scheduler.limiter
+                limiter.request(
                     attempt,
-                    demand,
+                    limiter.clamped(demand),
                     owner=run,
                     under=self._scheduler.nesting.lease_over(attempt),
                     rank=run.rank(attempt.unit),

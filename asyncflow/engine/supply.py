@@ -8,7 +8,7 @@ never pays for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from asyncflow.engine.admission import Admission, Machine, admit, admit_nested
 from asyncflow.engine.capacity import Capacity, Demand, Device
@@ -22,12 +22,15 @@ from asyncflow.engine.gpus import (
     visible_devices,
 )
 from asyncflow.engine.hardware import declared_devices, probe
+from asyncflow.engine.headroom import Headroom, private_bytes
 from asyncflow.engine.limiter import Limiter
 from asyncflow.engine.surroundings import surroundings_of
 from asyncflow.graph.graph import Graph
 from asyncflow.resources import ResourceRequirements
 
 __all__ = ["Supply"]
+
+_LOOK_SECONDS = 1.0
 
 
 class Supply:
@@ -47,6 +50,7 @@ class Supply:
     Attributes:
         gpu_faults: what went wrong when GPUs were looked for, one sentence each.
         on_found: told once devices were found by a probe, which can lose them again.
+        worker_pids: gives the processes whose memory is ours too.
     """
 
     def __init__(
@@ -67,6 +71,9 @@ class Supply:
         if max_gpus is not None and not isinstance(max_gpus, GpuProbe):
             self._devices = declared_devices(max_gpus, visible_devices())
         self._made: Limiter | None = None
+        self._headroom: Headroom | None = None
+        self._looked_at = 0.0
+        self.worker_pids: Callable[[], Iterable[int]] = tuple
         self._looking = asyncio.Lock()
         self._absent = ""
         self.gpu_faults: tuple[str, ...] = ()
@@ -92,10 +99,37 @@ class Supply:
     def _look(self) -> Capacity:
         cpus, memory = self._cpu_millis, self._memory_bytes
         if cpus is None or memory is None:
-            machine = probe()
-            cpus = machine.cpu_millis if cpus is None else cpus
-            memory = machine.memory_bytes if memory is None else memory
+            if self._headroom is None:
+                given = {"cpu_millis": cpus, "memory_bytes": memory}
+                figures = [figure for figure, amount in given.items() if amount is None]
+                self._headroom = Headroom(lambda: probe(), self._own_bytes, figures=figures)
+            totals = self._headroom.totals
+            cpus = totals.cpu_millis if cpus is None else cpus
+            memory = totals.memory_bytes if memory is None else memory
         return Capacity(cpus, memory, self._devices or ())
+
+    def _own_bytes(self) -> int:
+        return private_bytes(["self", *self.worker_pids()])
+
+    def follow(self, now: float) -> tuple[str, ...]:
+        """Follow the limits of this process, at most once in a second.
+
+        Args:
+            now: seconds on any clock.
+
+        Returns:
+            What deserves attention, one sentence each.
+        """
+        if self._headroom is None or self._made is None:
+            return ()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return ()
+        self._looked_at = now
+        before, totals = self._headroom.totals, self._headroom.look()
+        if (before.cpu_millis, before.memory_bytes) != (totals.cpu_millis, totals.memory_bytes):
+            capacity = self._look()
+            self._made.resize(cpu_millis=capacity.cpu_millis, memory_bytes=capacity.memory_bytes)
+        return totals.warnings
 
     # -- what can be met -----------------------------------------------------------------
 

@@ -128,11 +128,54 @@ def test_without_any_figure_for_memory_one_is_assumed_and_said(
     assert machine.sources["memory_bytes"].startswith("assumed")
 
 
+def test_memory_that_the_group_leaves_counts_without_file_pages_that_nobody_uses(
+    system: System,
+) -> None:
+    system.place("0::/app\n")
+    system.limit("app", "memory.max", "1000000\n")
+    system.limit("app", "memory.current", "700000\n")
+    system.limit("app", "memory.stat", "anon 300000\ninactive_file 250000\nactive_file 100000\n")
+    machine = system.probe()
+    assert (machine.memory_bytes, machine.memory_available_bytes) == (1_000_000, 550_000)
+    assert machine.sources["memory_available_bytes"].endswith("memory.max, less what is used")
+
+
+def test_the_smaller_of_what_the_machine_and_the_groups_leave_counts(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.limit("", "memory.max", "1000000\n")
+    system.limit("", "memory.current", "2000000\n")
+    assert system.probe().memory_available_bytes == 0
+    system.limit("", "memory.current", "not a number")
+    assert system.probe().memory_available_bytes == 1_000_000
+
+    class Memory:
+        total, available = 10**9, 5000
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    machine = system.probe()
+    assert machine.memory_available_bytes == 5000
+    assert machine.sources["memory_available_bytes"] == "available memory of the machine"
+
+
+@pytest.mark.parametrize("error", [psutil.AccessDenied(1), psutil.NoSuchProcess(1), OSError("no")])
+def test_what_should_be_there_and_cannot_be_read_is_a_fault(
+    system: System, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(psutil, "virtual_memory", refuse)
+    assert "memory of the machine cannot be read" in system.probe().faults["memory_bytes"]
+
+
 def test_this_machine_can_be_probed() -> None:
     machine = probe()
     assert machine.cpu_millis > 0
     assert machine.memory_bytes > 0
-    assert set(machine.sources) == {"cpu_millis", "memory_bytes"}
+    assert set(machine.sources) == {"cpu_millis", "memory_bytes", "memory_available_bytes"}
+    assert 0 < machine.memory_available_bytes <= machine.memory_bytes
+    assert machine.faults == {}
 
 
 def test_a_number_declares_devices_of_any_type() -> None:
