@@ -4,6 +4,7 @@
 
     AsyncflowError
     ├── GraphError          a pipeline, its inputs or its wiring is wrong (also a ValueError)
+    │   └── ConfigError     the file of a pipeline is wrong
     ├── CapacityError       the machine or runtime cannot give what a step asks for
     ├── NestedDepthError    a nest is deeper than ``max_nested_depth``
     ├── NotRecordable       a value would not come back as it is (also a TypeError)
@@ -31,6 +32,7 @@ from typing import Any
 __all__ = [
     "AsyncflowError",
     "CapacityError",
+    "ConfigError",
     "DependencyError",
     "GraphError",
     "JournalDamaged",
@@ -75,6 +77,13 @@ class GraphError(AsyncflowError, ValueError):
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class ConfigError(GraphError):
+    """The file (or mapping) that describes a pipeline is wrong.
+
+    Each of ``problems`` begins with file, line and column, and names the path of what is wrong.
+    """
 
 
 class CapacityError(AsyncflowError):

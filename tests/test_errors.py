@@ -12,6 +12,7 @@ from asyncflow import errors
 from asyncflow.errors import (
     AsyncflowError,
     CapacityError,
+    ConfigError,
     DependencyError,
     GraphError,
     JournalDamaged,
@@ -33,6 +34,7 @@ EXAMPLES: list[AsyncflowError] = [
     AsyncflowError("something"),
     GraphError(["first fault", "second fault"]),
     CapacityError("asks for 2 GPUs, there is none"),
+    ConfigError(["pipeline.yaml:1:1: $.pipeline: lacks the key 'name'"]),
     NestedDepthError("nests 33 levels deep"),
     NotReadable("a recorded value is damaged"),
     NotRecordable("io.TextIOWrapper", "return what it holds", "result['x']"),

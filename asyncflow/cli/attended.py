@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from asyncflow.cli.endings import CommandError, ExitCode, say
 from asyncflow.cli.event_stream import BUFFER, EventStream
 from asyncflow.cli.interrupts import Interrupts, taking_signals
+from asyncflow.orchestrator.orchestrator import PipelineOrchestrator
 from asyncflow.pipeline.pipeline import Pipeline
 from asyncflow.progress import show_progress, shown
 from asyncflow.result import PipelineResult
@@ -26,16 +28,18 @@ _MOST_TRACEBACKS = 10
 class Order(msgspec.Struct, frozen=True):
     """What to run, how, and what to show meanwhile.
 
-    ``events`` is the descriptor that takes them, None for none.
+    ``restart`` is for pipelines in files; ``events`` is the descriptor that takes them, None
+    for none.
     """
 
-    pipeline: Pipeline
+    pipeline: Pipeline | PipelineOrchestrator
     inputs: dict[str, Any]
     max_cpus: str | None = None
     max_gpus: str | None = None
     failure_policy: FailurePolicy | None = None
     timeout_seconds: float | None = None
     run_id: str | None = None
+    restart: bool = False
     progress: bool = True
     events: int | None = None
 
@@ -94,17 +98,31 @@ async def attend(order: Order) -> Ending:
         CapacityError: a step asks for what can never be granted.
     """
     async with (
-        make_runtime(order.max_cpus, order.max_gpus) as runtime,
-        order.pipeline.start(
-            order.inputs,
-            runtime=runtime,
-            run_id=order.run_id,
-            failure_policy=order.failure_policy,
-            timeout=order.timeout_seconds,
-        ) as run,
+        _runtime_of(order) as runtime,
+        _started(order, runtime) as run,
     ):
         with taking_signals(run) as interrupts:
             return await _watch(run, order, interrupts)
+
+
+def _runtime_of(order: Order) -> Runtime:
+    if isinstance(order.pipeline, PipelineOrchestrator):
+        return order.pipeline.make_runtime()  # options are laid over its file
+    return make_runtime(order.max_cpus, order.max_gpus)
+
+
+def _started(order: Order, runtime: Runtime) -> AbstractAsyncContextManager[Run]:
+    only_files: dict[str, Any] = {}
+    if isinstance(order.pipeline, PipelineOrchestrator):
+        only_files["force_restart"] = order.restart
+    return order.pipeline.start(
+        order.inputs,
+        runtime=runtime,
+        run_id=order.run_id,
+        failure_policy=order.failure_policy,
+        timeout=order.timeout_seconds,
+        **only_files,
+    )
 
 
 async def _watch(run: Run, order: Order, interrupts: Interrupts) -> Ending:

@@ -16,10 +16,13 @@ from asyncflow.blocking import run_blocking
 from asyncflow.cli.attended import Order, attend, make_runtime, tell
 from asyncflow.cli.endings import ExitCode, end, log_to_stderr, sentences
 from asyncflow.cli.event_stream import claim_stdout
+from asyncflow.cli.file_commands import Overlays, Settings, add_commands
+from asyncflow.cli.files import LaidOver, load_any
 from asyncflow.cli.inputs import parse_inputs
 from asyncflow.cli.pictures import Pictures
-from asyncflow.cli.target import load_pipeline
+from asyncflow.orchestrator.orchestrator import PipelineOrchestrator
 from asyncflow.progress import shown
+from asyncflow.request import FailurePolicy
 
 __all__ = ["app", "main"]
 
@@ -59,7 +62,8 @@ Target = Annotated[
     typer.Argument(
         metavar="TARGET",
         help="file.py:name or package.module:name: a Pipeline, or a function that returns one. "
-        "The name may be left out where there is only one Pipeline.",
+        "The name may be left out where there is only one Pipeline. Or a .yaml, .toml or .json "
+        "file.",
         show_default=False,
     ),
 ]
@@ -129,6 +133,14 @@ def run(
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Show no progress, and nothing after a success.")
     ] = False,
+    overlays: Overlays = None,
+    settings: Settings = None,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", help="Of a pipeline's file: run again what is recorded as done, too."
+        ),
+    ] = False,
     traceback: Traceback = False,
 ) -> None:
     """Run a pipeline.
@@ -143,16 +155,19 @@ def run(
         pictures = Pictures(svg, gantt)
         pictures.check()
         descriptor = None if events is None else claim_stdout()
-        pipeline = load_pipeline(target)
+        policy: FailurePolicy | None = None if failure_policy is None else failure_policy.value
+        over = LaidOver(overlays or (), settings or (), max_cpus, max_gpus, policy, restart=restart)
+        pipeline = load_any(target, over)
         log_to_stderr("log_failure", *(["log_advice"] if progress else []))
         order = Order(
             pipeline=pipeline,
             inputs=parse_inputs(pipeline, inputs or ()),
             max_cpus=max_cpus,
             max_gpus=max_gpus,
-            failure_policy=None if failure_policy is None else failure_policy.value,
+            failure_policy=policy,
             timeout_seconds=timeout,
             run_id=run_id,
+            restart=restart,
             progress=progress,
             events=descriptor,
         )
@@ -167,6 +182,8 @@ def plan(
     target: Target,
     max_cpus: MaxCpus = None,
     max_gpus: MaxGpus = None,
+    overlays: Overlays = None,
+    settings: Settings = None,
     traceback: Traceback = False,
 ) -> None:
     """Show what would run where, in which order, and what it would hold.
@@ -175,10 +192,12 @@ def plan(
     is 2 if it would.
     """
     with sentences(traceback):
-        pipeline = load_pipeline(target)
+        over = LaidOver(overlays or (), settings or (), max_cpus, max_gpus)
+        pipeline = load_any(target, over)
         log_to_stderr("log_advice")
         given = max_cpus is not None or max_gpus is not None
-        found = pipeline.plan(make_runtime(max_cpus, max_gpus) if given else None)
+        is_file = isinstance(pipeline, PipelineOrchestrator)  # it has limits of its own
+        found = pipeline.plan(make_runtime(max_cpus, max_gpus) if given and not is_file else None)
     typer.echo(shown(found.to_text(), lines=True))
     end(ExitCode.WRONG if found.problems else ExitCode.SUCCESS)
 
@@ -187,11 +206,13 @@ def plan(
 def graph(
     target: Target,
     format: Annotated[Drawing, typer.Option(help="How to draw it.")] = Drawing.TEXT,
+    overlays: Overlays = None,
+    settings: Settings = None,
     traceback: Traceback = False,
 ) -> None:
     """Draw a pipeline."""
     with sentences(traceback):
-        pipeline = load_pipeline(target)
+        pipeline = load_any(target, LaidOver(overlays or (), settings or ()))
         log_to_stderr()
         drawn = pipeline.visualize(format.value)
     # A drawing is text of many lines, and an SVG has nothing that a terminal would obey.
@@ -211,3 +232,6 @@ def doctor(
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:
         typer.echo(shown(found.as_text(), lines=True))
+
+
+add_commands(app)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncflow.cli.endings import CommandError
+from asyncflow.orchestrator.orchestrator import PipelineOrchestrator
 from asyncflow.pipeline.pipeline import Pipeline
 
 __all__ = ["parse_inputs"]
@@ -21,7 +22,7 @@ _TRUTH = {
 }
 
 
-def parse_inputs(pipeline: Pipeline, given: Iterable[str]) -> dict[str, Any]:
+def parse_inputs(pipeline: Pipeline | PipelineOrchestrator, given: Iterable[str]) -> dict[str, Any]:
     """The values of ``name=value`` arguments, converted to what the pipeline wants.
 
     The type is the declared one, or that of the parameter a step takes it by. Text stays
@@ -29,9 +30,16 @@ def parse_inputs(pipeline: Pipeline, given: Iterable[str]) -> dict[str, Any]:
     value is JSON if it is JSON, else text.
 
     Raises:
-        CommandError: an argument has no ``=``, comes twice, or does not convert.
+        CommandError: an argument has no ``=``, comes twice, or does not convert; or the
+            pipeline is one of a file, which takes none.
     """
     values: dict[str, Any] = {}
+    if isinstance(pipeline, PipelineOrchestrator):
+        if list(given):
+            raise CommandError(
+                "--input is for pipelines in Python; a file takes --set modules.NAME.params.KEY="
+            )
+        return values
     for argument in given:
         name, equals, text = argument.partition("=")
         if not equals or not name:

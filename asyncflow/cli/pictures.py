@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from asyncflow.cli.endings import CommandError, say
+from asyncflow.orchestrator.orchestrator import PipelineOrchestrator
 from asyncflow.pipeline.pipeline import Pipeline
 from asyncflow.progress import shown
 from asyncflow.result import PipelineResult
@@ -39,7 +40,7 @@ class Pictures(msgspec.Struct, frozen=True):
             if not os.access(path if path.exists() else folder, os.W_OK):
                 raise CommandError(f"{option}: {str(path)!r} may not be written; choose another")
 
-    def write(self, pipeline: Pipeline, result: PipelineResult) -> bool:
+    def write(self, pipeline: Pipeline | PipelineOrchestrator, result: PipelineResult) -> bool:
         """Write those that were asked for; a warning says which could not be."""
         wanted: tuple[tuple[Path | None, Callable[[], str]], ...] = (
             (self.svg, lambda: pipeline.visualize("svg", run=result)),

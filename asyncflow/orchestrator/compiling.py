@@ -1,0 +1,161 @@
+"""From a configuration to the graph that the engine runs: one node for each module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from asyncflow.graph.compile import Blueprint, compile_graph
+from asyncflow.graph.graph import Graph
+from asyncflow.graph.node import Node
+from asyncflow.orchestrator.calls import AsyncModuleCall, CallPlan, ModuleCall
+from asyncflow.orchestrator.config import Loaded
+from asyncflow.orchestrator.knots import Problems
+from asyncflow.orchestrator.logs import LogPlan
+from asyncflow.orchestrator.model import ModuleEntry, PipelineConfig, RetryPolicy
+from asyncflow.orchestrator.places import Nest
+from asyncflow.orchestrator.targets import Target, TargetError, Targets, load_target
+from asyncflow.quantities import parse_bytes
+from asyncflow.resources import GPUConfig, ResourceRequirements
+from asyncflow.retry import Retry
+from asyncflow.step import Step, is_coroutine_function
+
+__all__ = [
+    "calls_to_look_at",
+    "calls_to_run",
+    "graph_of",
+    "load_functions",
+    "log_plan_of",
+    "target_of",
+]
+
+Function = Callable[[Any], Any]
+
+
+def graph_of(loaded: Loaded, calls: Sequence[ModuleCall]) -> Graph:
+    """The graph of a pipeline, with one call for each module."""
+    config = loaded.config
+    nodes = (_node_of(config, *both) for both in zip(config.modules, calls, strict=True))
+    return compile_graph(Blueprint(config.name, tuple(nodes)))
+
+
+def calls_to_run(
+    loaded: Loaded,
+    params: Sequence[dict[str, Any]],
+    functions: Sequence[Function],
+    logs: LogPlan,
+) -> list[ModuleCall]:
+    """What a run calls.
+
+    Args:
+        params: of each module, secrets included.
+        functions: what each module calls, imported.
+        logs: where output is kept.
+    """
+    targets = _targets_of(loaded)
+    calls = []
+    for entry, values, function in zip(loaded.config.modules, params, functions, strict=True):
+        plan = _plan_of(loaded, entry, targets, logs)
+        kind = AsyncModuleCall if is_coroutine_function(function) else ModuleCall
+        calls.append(kind(plan, values, function))
+    return calls
+
+
+def calls_to_look_at(loaded: Loaded, coroutines: Collection[str]) -> list[ModuleCall]:
+    """The same for plans and pictures, with nothing imported.
+
+    Args:
+        coroutines: the modules that are known to be coroutines.
+    """
+    targets = _targets_of(loaded)
+    calls = []
+    for entry in loaded.config.modules:
+        plan = _plan_of(loaded, entry, targets, LogPlan())
+        kind = AsyncModuleCall if entry.name in coroutines else ModuleCall
+        calls.append(kind(plan, entry.params))
+    return calls
+
+
+def _targets_of(loaded: Loaded) -> Targets:
+    scripts = (entry for entry in loaded.config.modules if entry.script is not None)
+    return Targets(str(loaded.folder), tuple(target_of(loaded, entry) for entry in scripts))
+
+
+def target_of(loaded: Loaded, entry: ModuleEntry) -> Target:
+    """What a module runs."""
+    return Target(str(loaded.folder), entry.script or entry.path or "", entry.script is not None)
+
+
+def load_functions(loaded: Loaded) -> list[Function]:
+    """Import what all modules run.
+
+    Raises:
+        ConfigError: something is not there or raised; every fault is named.
+    """
+    problems = Problems()
+    functions = []
+    for at, entry in enumerate(loaded.config.modules):
+        key = "script" if entry.script is not None else "path"
+        target = target_of(loaded, entry)
+        Targets(target.folder, (target,) if target.is_script else ()).make_importable()
+        try:
+            functions.append(load_target(target))
+        except TargetError as error:
+            path = ("modules", at, key)
+            problems.add(loaded.mark_of(*path), str(error), ("pipeline", *path))
+    problems.raise_if_any()
+    return functions
+
+
+def log_plan_of(config: PipelineConfig, folder: Path | None) -> LogPlan:
+    """Where a run keeps the output of its modules."""
+    said = config.execution.logging
+    return LogPlan(
+        None if folder is None else str(folder), said.level, parse_bytes(said.size), said.backups
+    )
+
+
+def _plan_of(loaded: Loaded, entry: ModuleEntry, targets: Targets, logs: LogPlan) -> CallPlan:
+    execution = loaded.config.execution
+    return CallPlan(
+        module=entry.name,
+        pipeline=loaded.config.name,
+        depends_on=tuple(entry.depends_on),
+        gpus=entry.resources.gpus,
+        target=target_of(loaded, entry),
+        targets=targets,
+        nest=Nest(execution.worker_type == "process", execution.max_nested_depth),
+        logs=logs,
+    )
+
+
+def _node_of(config: PipelineConfig, entry: ModuleEntry, call: ModuleCall) -> Node:
+    worker_type = config.execution.worker_type
+    step = Step(
+        call,
+        name=entry.name,
+        execution_group=entry.execution_group,
+        resources=_resources_of(entry),
+        retry=_retry_of(entry.retry),
+        timeout=entry.timeout,
+        # Left out, coroutines run on the event loop.
+        lane=None if worker_type == "thread" and isinstance(call, AsyncModuleCall) else worker_type,  # type: ignore[arg-type]
+    )
+    if entry.depends_on:
+        return Node(entry.name, step, inputs={"results": tuple(entry.depends_on)})
+    return Node(entry.name, step, params={"results": ()})
+
+
+def _resources_of(entry: ModuleEntry) -> ResourceRequirements:
+    asked = entry.resources
+    gpus = int(asked.gpus) if asked.gpus == int(asked.gpus) else asked.gpus
+    return ResourceRequirements(
+        cpu=asked.cpus, memory=asked.memory, gpu=GPUConfig(count=gpus) if gpus else None
+    )
+
+
+def _retry_of(said: int | RetryPolicy) -> int | Retry:
+    if isinstance(said, int):
+        return said
+    return Retry(said.retries, said.wait_initial, said.wait_max, said.wait_jitter)

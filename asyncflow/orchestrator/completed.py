@@ -1,0 +1,40 @@
+"""The results a run has until now, for modules that ask for them while it goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asyncflow.context import StepContext
+from asyncflow.engine.attempt import Attempt
+from asyncflow.engine.record import FREED, RunRecord
+from asyncflow.graph.node import MISSING
+from asyncflow.states import SUCCEEDED
+from asyncflow.step import Step
+
+__all__ = ["COMPLETED_STEP", "completed_here"]
+
+
+def completed_here(step: StepContext) -> dict[str, Any] | None:
+    """The values of the modules that have succeeded; None in a worker, whose host knows them."""
+    control = step._control
+    return _values(control.run) if isinstance(control, Attempt) else None
+
+
+def _values(run: RunRecord) -> dict[str, Any]:
+    found = {}
+    # A copy: the run goes on while a thread looks at it.
+    for index, state in enumerate(bytes(run.states)):
+        name = run.graph.nodes[index].name
+        if state == SUCCEEDED and "/" not in name:  # no nested task
+            value = run.value_of(index)
+            if value is not MISSING and value is not FREED:
+                found[name] = value
+    return found
+
+
+async def _completed(step: StepContext) -> dict[str, Any]:
+    """Run nested, on the event loop of the host, for a module in a worker process."""
+    return completed_here(step) or {}
+
+
+COMPLETED_STEP = Step(_completed, name="results")

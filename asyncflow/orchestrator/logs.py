@@ -1,0 +1,329 @@
+"""What modules print and log, kept in one file for each module.
+
+A module's output goes where it always went, and to its log as well. Whose output it is is kept in
+a context variable, so that modules which run at the same time do not mix; that works the same in
+threads, on the event loop and in worker processes.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+
+__all__ = [
+    "LOGS",
+    "LogPlan",
+    "backups_of",
+    "file_name_of",
+    "keep_in_worker",
+    "keeping",
+    "kept",
+    "logs_in",
+]
+
+LOGS = "logs"
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+# A line that does not end is written in pieces of this size, in characters.
+_LONGEST_LINE = 65_536
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+_SINK: contextvars.ContextVar[_Sink | None] = contextvars.ContextVar("asyncflow_log", default=None)
+_LOCK = threading.RLock()
+
+
+def file_name_of(module: str) -> str:
+    """The name of a module's log: the module's own, where no file system minds that.
+
+    Example:
+        >>> file_name_of("train"), file_name_of("../x").startswith("~")
+        ('train.log', True)
+    """
+    if _PLAIN.fullmatch(module):
+        return f"{module}.log"
+    return f"~{blake2b(module.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}.log"
+
+
+class LogPlan(msgspec.Struct, frozen=True):
+    """Where logs are kept, and what of them.
+
+    Args:
+        folder: of all logs of a run; None keeps none.
+        level: of log records; below it they are not kept.
+        size_bytes: a log of this size is set aside.
+        backups: how many that were set aside are kept, as ``name.log.1`` and so on.
+    """
+
+    folder: str | None = None
+    level: str = "INFO"
+    size_bytes: int = 10 * 1024**2
+    backups: int = 3
+
+    @property
+    def level_number(self) -> int:
+        return logging.getLevelNamesMapping()[self.level]
+
+
+# -- writing -----------------------------------------------------------------------------
+
+
+@contextmanager
+def kept(plan: LogPlan, module: str) -> Iterator[None]:
+    """Keep what is printed and logged in a block, by this thread or task and those it begins."""
+    if plan.folder is None:
+        yield
+        return
+    sink = _Sink(plan, module)
+    _see_to_streams()
+    logging.getLogger("asyncflow.step").setLevel(min(plan.level_number, _step_level()))
+    token = _SINK.set(sink)
+    try:
+        yield
+    finally:
+        _SINK.reset(token)
+        sink.finish()
+
+
+def _step_level() -> int:
+    return logging.getLogger("asyncflow.step").level or logging.CRITICAL
+
+
+class _Sink:
+    """The log of one module, for one try of it or one of its nested tasks."""
+
+    def __init__(self, plan: LogPlan, module: str) -> None:
+        assert plan.folder is not None
+        self._plan = plan
+        self._folder = plan.folder
+        self._path = os.path.join(plan.folder, file_name_of(module))
+        self._begun: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def write(self, stream: str, text: str) -> None:
+        """Take what was printed; whole lines are written, the rest waits for its end."""
+        with self._lock:
+            lines = self._begun.pop(stream, "") + text
+            whole, newline, rest = lines.rpartition("\n")
+            if len(rest) > _LONGEST_LINE:
+                whole, newline, rest = lines, "\n", ""
+            if rest:
+                self._begun[stream] = rest
+            if newline:
+                self._append(f"{whole}\n")
+
+    def log(self, record: logging.LogRecord) -> None:
+        if record.levelno >= self._plan.level_number:
+            with self._lock:
+                self._append(f"{_FORMATTER.format(record)}\n")
+
+    def finish(self) -> None:
+        """Write lines that were begun."""
+        with self._lock:
+            for rest in self._begun.values():
+                self._append(f"{rest}\n")
+            self._begun.clear()
+
+    def _append(self, text: str) -> None:
+        content = text.encode("utf-8", "backslashreplace")
+        with _locked(self._folder):
+            if _length_of(self._path) + len(content) > self._plan.size_bytes:
+                _set_aside(self._path, self._plan.backups)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with open(descriptor, "ab") as file:
+                file.write(content)
+
+
+_FORMATTER = logging.Formatter(_FORMAT)
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Nested tasks of one module write its log from several processes."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks here, and no process lane either
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        yield
+        return
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _length_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _set_aside(path: str, backups: int) -> None:
+    """``name.log`` becomes ``name.log.1``, that ``name.log.2``, and the last one goes."""
+    names = [path, *(f"{path}.{number}" for number in range(1, backups + 1))]
+    if backups == 0:
+        _unlink(path)
+        return
+    for older, newer in zip(reversed(names[1:]), reversed(names[:-1]), strict=True):
+        if os.path.exists(newer):
+            os.replace(newer, older)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+# -- catching ----------------------------------------------------------------------------
+
+
+class _Tee(io.TextIOBase):
+    """A stream that tells the log of whoever prints."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self.stream = stream
+        self._name = name
+
+    def write(self, text: str) -> int:
+        sink = _SINK.get()
+        if sink is not None:
+            sink.write(self._name, text)
+        self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self.stream.errors
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class _Handler(logging.Handler):
+    """Gives each log record to the log of the module that logged it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sink = _SINK.get()
+        if sink is None:
+            return
+        try:
+            sink.log(record)
+        except Exception:  # noqa: BLE001 - as every handler does with what it cannot write
+            self.handleError(record)
+
+
+_HANDLER = _Handler()
+_USERS = 0
+_LEVEL_BEFORE: int | None = None
+
+
+@contextmanager
+def keeping(plan: LogPlan) -> Iterator[None]:
+    """Catch log records, and put streams back in the end, while a run of this process goes on."""
+    global _USERS, _LEVEL_BEFORE
+    if plan.folder is None:
+        yield
+        return
+    root = logging.getLogger()
+    with _LOCK:
+        _USERS += 1
+        if _USERS == 1:
+            _LEVEL_BEFORE = _lower_root(root, plan.level_number)
+            root.addHandler(_HANDLER)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _USERS -= 1
+            if not _USERS:
+                root.removeHandler(_HANDLER)
+                if _LEVEL_BEFORE is not None:
+                    root.setLevel(_LEVEL_BEFORE)
+                _put_streams_back()
+
+
+def keep_in_worker(plan: LogPlan) -> None:
+    """Catch log records from now on: a worker process has no program of its own to mind."""
+    root = logging.getLogger()
+    if plan.folder is not None and _HANDLER not in root.handlers:
+        root.addHandler(_HANDLER)
+        root.setLevel(min(root.level, plan.level_number))
+
+
+def _lower_root(root: logging.Logger, level: int) -> int | None:
+    """Have records of that level made, where that shows nobody more than they asked for.
+
+    Returns:
+        The level that was, None where it stays.
+    """
+    before = root.level
+    if level < before and all(handler.level >= before for handler in root.handlers):
+        root.setLevel(level)
+        return before
+    return None
+
+
+def _see_to_streams() -> None:
+    """Stand in front of the streams; a display may have put itself there since the last time."""
+    with _LOCK:
+        if not isinstance(sys.stdout, _Tee):
+            sys.stdout = _Tee(sys.stdout, "stdout")
+        if not isinstance(sys.stderr, _Tee):
+            sys.stderr = _Tee(sys.stderr, "stderr")
+
+
+def _put_streams_back() -> None:
+    if isinstance(sys.stdout, _Tee):
+        sys.stdout = sys.stdout.stream
+    if isinstance(sys.stderr, _Tee):
+        sys.stderr = sys.stderr.stream
+
+
+# -- reading -----------------------------------------------------------------------------
+
+
+def logs_in(folder: Path) -> list[Path]:
+    """The logs of a run that are being written, one for each module that said something."""
+    return sorted(folder.glob("*.log"))
+
+
+def backups_of(log: Path) -> list[Path]:
+    """What of a log was set aside, the oldest first."""
+    numbered = [
+        (int(path.suffix[1:]), path)
+        for path in log.parent.glob(f"{log.name}.*")
+        if path.suffix[1:].isdigit()
+    ]
+    return [path for _, path in sorted(numbered, reverse=True)]
