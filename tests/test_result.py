@@ -8,7 +8,7 @@ import json
 import logging
 import weakref
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -470,6 +470,100 @@ async def test_kept_outputs_are_named_by_asset_or_by_node() -> None:
     assert result["low"] == 1
     with pytest.raises(StepFailed, match="'span' was not kept"):
         result["span"]
+
+
+class Counted:
+    """A value that can be watched."""
+
+    alive: ClassVar[weakref.WeakSet[Counted]] = weakref.WeakSet()
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.alive.add(self)
+
+
+@step
+async def make(number: int, factor: int) -> Counted:
+    await asyncio.sleep(number)
+    return Counted(number * factor)
+
+
+@step
+async def factor() -> int:
+    return 10
+
+
+@step
+async def alive_after(**values: object) -> int:
+    gc.collect()
+    return len(Counted.alive)
+
+
+@virtual_time
+async def test_elements_are_let_go_of_when_the_last_that_takes_them_is_done() -> None:
+    @step
+    async def number_of(make: Counted) -> int:
+        return make.number
+
+    @step
+    async def numbers_of(made: list[Counted]) -> list[int]:
+        await asyncio.sleep(5)
+        return [each.number for each in made]
+
+    pipeline = Pipeline("p", [load, factor], outputs=["number_of", "numbers_of", "alive_after"])
+    pipeline.add_step(make, map="numbers", inputs={"number": "numbers"})
+    pipeline.add_step(number_of, map="make").add_step(numbers_of, inputs={"made": "make"})
+    pipeline.add_step(alive_after, inputs=["number_of", "numbers_of"])
+    result = await pipeline.run()
+    assert result["number_of"] == result["numbers_of"] == [10, 20, 30]
+    assert result["alive_after"] == 0
+    assert result.get("make[1]") is None
+
+
+@virtual_time
+async def test_elements_of_what_is_kept_are_kept() -> None:
+    pipeline = Pipeline("p", [load, factor], outputs=["make"])
+    pipeline.add_step(make, map="numbers", inputs={"number": "numbers"})
+    result = await pipeline.run()
+    assert [each.number for each in result["make"]] == [10, 20, 30]
+    assert result["make[2]"].number == 30
+
+
+@virtual_time
+async def test_an_element_that_comes_late_to_its_follower_is_still_there() -> None:
+    @step
+    async def follow(make: Counted) -> int:
+        return make.number
+
+    @step
+    async def slow_gate() -> None:
+        await asyncio.sleep(60)
+
+    pipeline = Pipeline("p", [load, factor, slow_gate], outputs=["follow"])
+    pipeline.add_step(make, map="numbers", inputs={"number": "numbers"})
+    pipeline.add_step(follow, map="make", after=["slow_gate"])
+    assert (await pipeline.run())["follow"] == [10, 20, 30]
+
+
+@virtual_time
+async def test_nested_values_are_let_go_of_when_their_caller_has_them() -> None:
+    @step
+    async def nest(context: StepContext) -> int:
+        await context.call(make, 1, factor=2)
+        gc.collect()
+        return len(Counted.alive)
+
+    assert (await Pipeline("p", [nest], outputs=["nest"]).run())["nest"] == 0
+    assert len(await kept_nested()) == 1
+
+
+async def kept_nested() -> list[Counted]:
+    @step
+    async def nest(context: StepContext) -> None:
+        await context.call(make, 1, factor=2)
+
+    result = await Pipeline("p", [nest]).run()
+    return [result["nest/make"]]
 
 
 @virtual_time

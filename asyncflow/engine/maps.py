@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from asyncflow import events
+from asyncflow.engine.outcome import count_uses, let_go_of_element, store
 from asyncflow.engine.record import RunRecord
 from asyncflow.errors import StepFailed, text_of
 from asyncflow.graph.graph import MapPlan
 from asyncflow.graph.growing import GrowingGraph
-from asyncflow.states import FAILED, FAILURES, RUNNING, SUCCEEDED, UPSTREAM_FAILED
+from asyncflow.graph.node import MISSING
+from asyncflow.states import FAILED, FAILURES, RUNNING, SKIPPED, SUCCEEDED, UPSTREAM_FAILED
 
 if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
@@ -120,6 +122,8 @@ class Maps:
             parents,
         )
         run.add_node(len(graph.outputs_of(element)), self._scheduler.clock())
+        if run.consumers is not None:
+            count_uses(run, element, asset, node)
         expansion.elements.append(element)
         expansion.keys.append(key)
         expansion.pending += 1
@@ -153,16 +157,32 @@ class Maps:
             self._end(run, node, UPSTREAM_FAILED)
             return
         there = [element for element in expansion.elements if states[element] == SUCCEEDED]
-        for part, asset in enumerate(run.graph.outputs_of(node)):
-            run.values[asset] = [
-                run.values[run.graph.outputs_of(element)[part]] for element in there
-            ]
-        outputs = run.graph.outputs_of(node)
-        if len(outputs) > 1:
-            run.raw[node] = tuple(run.values[asset] for asset in outputs)
+        if not there and self._gives_way(run, node):
+            self._end(run, node, SKIPPED)
+            return
         run.started[node] = expansion.began_at
         states[node] = RUNNING
-        self._end(run, node, SUCCEEDED)
+        parts = [
+            [run.values[run.graph.outputs_of(element)[part]] for element in there]
+            for part in range(len(run.graph.outputs_of(node)))
+        ]
+        for element in expansion.elements if run.consumers is not None else ():
+            let_go_of_element(run, element, node)
+        error = store(run, node, parts[0] if len(parts) == 1 else tuple(parts))
+        if error is None:
+            self._end(run, node, SUCCEEDED)
+        else:
+            self._fail(run, node, error)
+
+    def _gives_way(self, run: RunRecord, node: int) -> bool:
+        """Whether nothing came of a node and another one may produce its asset, or has.
+
+        That is how the branch of an if and else that is not taken ends if it is mapped: a
+        condition is asked for each element.
+        """
+        shared = [a for a in run.graph.outputs_of(node) if len(run.graph.producers_of(a)) > 1]
+        asked = bool(run.expansions[node].elements)
+        return any(asked or run.values[asset] is not MISSING for asset in shared)
 
     def _refuse(self, run: RunRecord, node: int, error: Exception) -> None:
         name = run.graph.nodes[node].name
@@ -172,10 +192,13 @@ class Maps:
             step=name,
         )
         failed.__cause__ = error
-        run.errors[node] = failed
+        self._fail(run, node, failed)
+
+    def _fail(self, run: RunRecord, node: int, error: StepFailed) -> None:
+        run.errors[node] = error
         self._end(run, node, FAILED)
         if run.fail_fast:
-            self._scheduler.stopping.fail_run(run, name, failed)
+            self._scheduler.stopping.fail_run(run, run.graph.nodes[node].name, error)
 
     def _end(self, run: RunRecord, node: int, state: int) -> None:
         run.finished[node] = self._scheduler.clock()

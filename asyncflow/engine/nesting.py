@@ -18,6 +18,7 @@ from asyncflow.engine.attempt import Attempt, parent_of
 from asyncflow.engine.capacity import Demand
 from asyncflow.engine.limiter import Lease
 from asyncflow.engine.nested_binding import bind_nested, check_callable
+from asyncflow.engine.outcome import let_go_of_value
 from asyncflow.engine.record import RunRecord
 from asyncflow.errors import GraphError, NestedDepthError, StepCancelled
 from asyncflow.graph.grouping import lane_of
@@ -284,7 +285,9 @@ class Nesting:
 
     def _outcome(self, run: RunRecord, node: int) -> Any:
         if run.states[node] == SUCCEEDED:
-            return run.value_of(node)
+            value = run.value_of(node)
+            let_go_of_value(run, node)
+            return value
         error = run.errors.get(node)
         if error is not None:
             raise error

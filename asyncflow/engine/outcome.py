@@ -19,7 +19,15 @@ from asyncflow.states import (
     WAITING,
 )
 
-__all__ = ["closing_states", "failure_of", "let_go", "store"]
+__all__ = [
+    "closing_states",
+    "count_uses",
+    "failure_of",
+    "let_go",
+    "let_go_of_element",
+    "let_go_of_value",
+    "store",
+]
 
 _CHUNK = 256
 _PASSED_ON = frozenset({FAILED, TIMED_OUT, UPSTREAM_FAILED, ABANDONED})
@@ -105,6 +113,41 @@ def let_go(run: RunRecord, node: int) -> None:
             run.values[asset] = FREED
             for producer in graph.producers_of(asset):
                 run.raw.pop(producer, None)
+
+
+def count_uses(run: RunRecord, element: int, taken: int, mapped: int) -> None:
+    """Count who takes what there is for an element, and what it will make.
+
+    Args:
+        element: a new node.
+        taken: the asset that it is the element for, which counts it already.
+        mapped: the node that it is an element of. Nodes that follow that one may come to this
+            element late, so they count from the beginning.
+    """
+    graph, consumers = run.graph, run.consumers
+    assert consumers is not None
+    for asset in set(graph.slots[element]) - {taken}:
+        consumers[asset] += 1
+    outputs = graph.outputs_of(element)
+    for follower in graph.maps[mapped].followers:
+        consumers[outputs[graph.maps[follower].part]] += 1
+
+
+def let_go_of_element(run: RunRecord, element: int, mapped: int) -> None:
+    """The value of an element has gone into the list of the mapped node."""
+    if run.graph.kept is not None and run.graph.kept.isdisjoint(run.graph.outputs_of(mapped)):
+        let_go_of_value(run, element)
+
+
+def let_go_of_value(run: RunRecord, node: int) -> None:
+    """Who asked for a node that was added while the run goes on has got its value."""
+    if run.consumers is None:
+        return
+    for asset in run.graph.outputs_of(node):
+        run.consumers[asset] -= 1
+        if not run.consumers[asset] and run.values[asset] is not MISSING:
+            run.values[asset] = FREED
+    run.raw.pop(node, None)
 
 
 def failure_of(attempt: Attempt) -> tuple[int, BaseException]:

@@ -280,6 +280,75 @@ async def test_an_asset_that_both_branches_produce_fails_the_run() -> None:
         result.raise_for_failure()
 
 
+def mapped_branches(*, numbers: list[int]) -> Pipeline:
+    @step
+    async def items() -> list[int]:
+        return numbers
+
+    @step(outputs=["out"], condition=lambda mode: mode in ("fast", "both"))
+    async def fast(item: int, mode: str) -> str:
+        return f"fast {item}"
+
+    @step(outputs=["out"], condition=lambda mode: mode in ("slow", "both"))
+    async def slow(item: int, mode: str) -> str:
+        return f"slow {item}"
+
+    @step
+    async def use(out: list[str]) -> str:
+        return ", ".join(out)
+
+    pipeline = Pipeline("p", [items, use])
+    pipeline.add_step(fast, map="items", inputs={"item": "items"})
+    return pipeline.add_step(slow, map="items", inputs={"item": "items"})
+
+
+@pytest.mark.parametrize("mode", ["fast", "slow"])
+@virtual_time
+async def test_mapped_branches_meet_again_too(mode: str) -> None:
+    result = await mapped_branches(numbers=[1, 2]).run({"mode": mode})
+    assert result["use"] == f"{mode} 1, {mode} 2"
+    other = "slow" if mode == "fast" else "fast"
+    assert result.step_results[other].skipped
+    with pytest.raises(StepSkipped):
+        result[other]
+
+
+@virtual_time
+async def test_of_mapped_branches_over_nothing_one_makes_the_empty_list() -> None:
+    result = await mapped_branches(numbers=[]).run({"mode": "fast"})
+    assert result["out"] == []
+    assert sorted(result.step_results[name].skipped for name in ("fast", "slow")) == [False, True]
+
+
+@virtual_time
+async def test_mapped_branches_that_both_produce_fail_the_run() -> None:
+    result = await mapped_branches(numbers=[1]).run({"mode": "both"})
+    assert not result.success
+    with pytest.raises(StepFailed, match="'out' was produced by more than one of 'fast', 'slow'"):
+        result.raise_for_failure()
+
+
+@virtual_time
+async def test_mapped_branches_of_which_neither_runs_skip_what_needs_them() -> None:
+    result = await mapped_branches(numbers=[1]).run({"mode": "none"})
+    assert result.success
+    assert result.step_results["use"].skipped
+
+
+@virtual_time
+async def test_a_map_leaves_out_the_elements_whose_condition_is_false() -> None:
+    @step
+    async def items() -> list[int]:
+        return [1, 2, 3]
+
+    @step(condition=lambda item: item % 2)
+    async def odd(item: int) -> int:
+        return item
+
+    pipeline = Pipeline("p", [items]).add_step(odd, map="items", inputs={"item": "items"})
+    assert (await pipeline.run())["odd"] == [1, 3]
+
+
 @virtual_time
 async def test_when_neither_branch_runs_what_needs_the_asset_is_skipped() -> None:
     @step(outputs=["model"], condition=lambda: False)
