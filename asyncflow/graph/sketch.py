@@ -167,7 +167,9 @@ def _words(counts: Mapping[NodeState, int], tally: Tally | None) -> Iterator[str
 
 def _frame(graph: Graph, unit: int) -> Frame:
     group = graph.units.groups.get(unit)
-    title = "" if group is None else f"{group.group_name} · {group.lane}"
+    # What an inlined pipeline is called stands before the name of each member already.
+    name = "" if group is None else group.group_name.rpartition("/")[2]
+    title = "" if group is None else f"{name} · {group.lane}"
     return Frame(title, graph.units.members_of(unit))
 
 

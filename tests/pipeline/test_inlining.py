@@ -533,6 +533,24 @@ def test_what_is_said_about_groups_goes_along_and_the_outer_pipeline_has_the_las
     assert sub.groups == {"g": Group(lane="thread")}
 
 
+@virtual_time
+async def test_awaited_in_a_step_it_shares_the_runtime_and_its_capacity() -> None:
+    @step(resources={"cpu": 1})
+    async def hold(path: str) -> str:
+        return path
+
+    sub = Pipeline("sub").add_pipeline(Pipeline("holding", [hold]), "in")
+
+    @step(resources={"cpu": 1})
+    async def outermost() -> str:
+        return str((await sub.run({"path": "x"}))["in/hold"])
+
+    pipeline = Pipeline("top", [outermost])
+    async with Runtime(max_cpus=1):
+        assert (await pipeline.run())["outermost"] == "x"
+    assert (await pipeline.run(runtime=None))["outermost"] == "x"
+
+
 # -- a part, other steps, kept outputs ---------------------------------------------------
 
 
@@ -809,7 +827,7 @@ def test_pictures_for_graphviz_frame_inlined_pipelines() -> None:
 
 def test_an_svg_shows_full_names_and_no_prefix_twice() -> None:
     words = Picture(pictured().visualize("svg")).words
-    assert {"mid/in/first", "mid/in/g · thread", "etl/load", "etl/clean", "raw"} <= set(words)
+    assert {"mid/in/first", "g · thread", "etl/load", "etl/clean", "raw"} <= set(words)
 
 
 # -- in a running step -------------------------------------------------------------------

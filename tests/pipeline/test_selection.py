@@ -226,6 +226,32 @@ async def test_a_given_asset_stands_in_for_all_its_producers() -> None:
 
 
 @virtual_time
+async def test_a_given_list_can_be_mapped_over() -> None:
+    @step
+    async def numbers() -> list[int]:
+        return [1, 2]
+
+    @step
+    async def double(number: int) -> int:
+        return 2 * number
+
+    @step
+    async def next_(double: int) -> int:
+        return double + 1
+
+    pipeline = Pipeline("p", [numbers]).add_step(
+        double, map="numbers", inputs={"number": "numbers"}
+    )
+    pipeline.add_step(next_, "next", map="double")
+    assert (await pipeline.run(given={"numbers": [5]}))["next"] == [11]
+    result = await pipeline.run(given={"double": [7, 8]}, targets=["next"])
+    assert result["next"] == [8, 9]
+    assert set(result.step_results) == {"next", "next[0]", "next[1]"}
+    tested = pipeline.with_steps({"double": lambda number: 100 * number})
+    assert (await tested.run())["next"] == [101, 201]
+
+
+@virtual_time
 async def test_after_a_step_that_does_not_run_waits_for_nothing() -> None:
     @step
     async def told() -> str:

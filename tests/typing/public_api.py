@@ -137,6 +137,8 @@ async def results(result: PipelineResult) -> None:
 async def pipelines() -> None:
     pipeline = Pipeline("typed", steps=[double, fetch], inputs={"url": str})
     assert_type(pipeline.add_step(join, name="joined", params={"x": 1}, after=[fetch]), Pipeline)
+    assert_type(pipeline.add_pipeline(pipeline, "in", inputs={"url": "page"}), Pipeline)
+    pipeline.add_pipeline(double, "in")  # type: ignore[arg-type]
     assert_type(await pipeline.run(inputs={"url": "u"}), PipelineResult)
     assert_type(pipeline.run_sync({"url": "u"}), PipelineResult)
     async with Runtime(max_cpus=2) as runtime, pipeline.start(runtime=runtime) as run:
