@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from asyncflow.step import LANES
 from tests.orchestrator.projects import Project
 
 
@@ -22,3 +23,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
         places += list(getattr(sys.modules[name], "__path__", ()))
         if any(place and Path(place).is_relative_to(tmp_path) for place in places):
             del sys.modules[name]
+
+
+@pytest.fixture(params=["thread", "process"])
+def worker_type(request: pytest.FixtureRequest) -> str:
+    """Both values of ``execution.worker_type``."""
+    chosen: str = request.param
+    if chosen not in LANES:
+        pytest.skip("there is no process lane yet")
+    return chosen
