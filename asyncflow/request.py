@@ -25,6 +25,8 @@ class RunRequest(msgspec.Struct, frozen=True):
         failure_policy: ``"fail_fast"`` or ``"collect_all"``.
         timeout_seconds: for the whole run.
         max_workers: how many steps that name no lane may be in worker lanes at once.
+        one_at_a_time: whether a unit begins only when the one before has ended, whatever there is
+            room for; what a unit asks for while it runs does not wait.
     """
 
     graph: Graph
@@ -35,6 +37,7 @@ class RunRequest(msgspec.Struct, frozen=True):
     failure_policy: FailurePolicy = "fail_fast"
     timeout_seconds: float | None = None
     max_workers: int | None = None
+    one_at_a_time: bool = False
 
 
 class Startable(Protocol):

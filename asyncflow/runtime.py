@@ -409,6 +409,7 @@ class Runtime:
         context.run(CURRENT.set, None)
         record = RunRecord(graph, run_id, outside, context, request.failure_policy, scheduler.clock)
         record.max_workers = request.max_workers
+        record.one_at_a_time = request.one_at_a_time
         context.run(_RUN.set, record)
         record.launch_nested = self._run_nested
         if within is not None:

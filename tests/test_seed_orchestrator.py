@@ -1,7 +1,7 @@
 """The YAML and Python blocks of the specification of pipelines in files, as it has them.
 
-Only imports are changed, ``execute()`` is awaited, and what it left to the reader (``process_data``,
-``modules.data`` and so on) has stand-ins.
+Only imports are changed, ``execute()`` is awaited, and what it left to the reader has stand-ins:
+``process_data``, ``modules.data`` and so on.
 """
 
 from __future__ import annotations

@@ -7,9 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
 from asyncflow.engine.nested_first import NestedFirst
+from asyncflow.engine.one_at_a_time import OneAtATime
 from asyncflow.engine.ranked import RankedQueue
 
 __all__ = ["Frontier"]
+
+Ready = deque[int] | RankedQueue[int] | NestedFirst[int] | OneAtATime[int]
 
 # A node with more dependents than this is worked off in slices, so that the end of one
 # step with 100,000 children does not hold the event loop.
@@ -40,7 +43,7 @@ class Frontier:
         [1]
     """
 
-    __slots__ = ("_added", "_backlog", "_only", "_size", "_unlocks", "_wait", "ready")
+    __slots__ = ("_added", "_backlog", "_only", "_size", "_turnstile", "_unlocks", "_wait", "ready")
 
     def __init__(
         self,
@@ -56,7 +59,8 @@ class Frontier:
         self._only: Collection[int] | None = None
         if roots is None:
             roots = [unit for unit, count in enumerate(wait) if not count]
-        self.ready: deque[int] | RankedQueue[int] | NestedFirst[int] = deque(roots)
+        self.ready: Ready = deque(roots)
+        self._turnstile: OneAtATime[int] | None = None
 
     def add(self, unit: int, parents: Iterable[int] = ()) -> None:
         """Grow by one unit that waits for ``parents``: nodes that have not finished.
@@ -125,6 +129,19 @@ class Frontier:
         """Keep what is ready in another order than that of arrival."""
         ready.extend(self.ready)
         self.ready = ready
+
+    def let_one_through(self) -> None:
+        """From now on let a unit out only when the one before :meth:`came_back`.
+
+        Nested units go on as they are asked for.
+        """
+        assert not isinstance(self.ready, NestedFirst | OneAtATime)
+        self.ready = self._turnstile = OneAtATime(self.ready)
+
+    def came_back(self, unit: int) -> None:
+        """A unit has given back what it held; the next may go, where one goes at a time."""
+        if self._turnstile is not None:
+            self._turnstile.came_back(unit)
 
     def put_nested_first(self, is_nested: Callable[[int], bool]) -> None:
         """From now on let nested units go before all others that are ready."""

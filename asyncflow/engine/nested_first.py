@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
 
+from asyncflow.engine.one_at_a_time import OneAtATime
 from asyncflow.engine.ranked import RankedQueue
 
 __all__ = ["NestedFirst"]
@@ -33,7 +34,9 @@ class NestedFirst(Generic[T]):
 
     __slots__ = ("_is_nested", "_nested", "_rest")
 
-    def __init__(self, rest: deque[T] | RankedQueue[T], is_nested: Callable[[T], bool]) -> None:
+    def __init__(
+        self, rest: deque[T] | RankedQueue[T] | OneAtATime[T], is_nested: Callable[[T], bool]
+    ) -> None:
         self._rest = rest
         self._is_nested = is_nested
         self._nested = rest.empty_twin() if isinstance(rest, RankedQueue) else deque[T]()

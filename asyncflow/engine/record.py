@@ -68,6 +68,7 @@ class RunRecord:
         ordering: works ``remaining`` out; done before the run begins.
         max_workers: how many units that name no lane may be in a worker lane at once;
             ``capped`` are there now.
+        one_at_a_time: whether a unit begins only when the one before has ended.
         parked: by unit, the attempt that waits for capacity, a worker or its back-off.
         abandoned: attempts that ignored their cancel and have not ended.
         left: how many nodes have not reached a final state.
@@ -125,6 +126,7 @@ class RunRecord:
         self.ordering: Generator[None, None, None] | None = None
         self.max_workers: int | None = None
         self.capped = 0
+        self.one_at_a_time = False
         self.queued = False
         self.left = size
         self.blemished = False

@@ -232,6 +232,9 @@ class Scheduler:
 
     def _begin(self, run: RunRecord) -> None:
         run.begun = True
+        if run.one_at_a_time:
+            run.frontier.let_one_through()
+            run.blemished = True  # no unit takes the shortest way, which tells nobody of its end
         run.began_at = self.clock()
         graph = run.graph
         run.bus.publish(

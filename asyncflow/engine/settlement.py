@@ -158,6 +158,9 @@ class Settlement:
         """Give back what a unit holds."""
         run = attempt.run
         self.give_back(attempt)
+        if run.one_at_a_time:
+            run.frontier.came_back(attempt.unit)
+            self._scheduler.queue(run)
         if attempt.unit_announced:
             if run.bus.listening:
                 run.bus.publish(events.UnitFinished, node=run.graph.unit_name(attempt.unit))

@@ -294,6 +294,7 @@ class PipelineOrchestrator:
             run_id=run_id,
             failure_policy=failure_policy or self.config.execution.failure_policy,
             timeout_seconds=seconds_of(timeout),
+            one_at_a_time=self.config.execution.mode == "sequential",
         )
 
     def _warn_of_limits(self) -> None:
