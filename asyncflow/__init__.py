@@ -10,6 +10,7 @@ from asyncflow.errors import (
     NestedDepthError,
     NotReadable,
     NotRecordable,
+    RemoteError,
     ResourceLost,
     RunConflict,
     RunLocked,
@@ -19,6 +20,7 @@ from asyncflow.errors import (
     StepSkipped,
     StepTimeout,
     StorageError,
+    WorkerDied,
 )
 from asyncflow.failure import RunFailure
 from asyncflow.graph.grouping import Group, StepGroup
@@ -56,6 +58,7 @@ __all__ = [
     "ParallelExecutor",
     "Pipeline",
     "PipelineResult",
+    "RemoteError",
     "ResourceLost",
     "ResourceRequirements",
     "Retry",
@@ -79,6 +82,7 @@ __all__ = [
     "StepSkipped",
     "StepTimeout",
     "StorageError",
+    "WorkerDied",
     "parallel_map",
     "step",
     "stream_map",

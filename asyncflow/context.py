@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -11,6 +12,7 @@ import msgspec
 
 from asyncflow.errors import StepCancelled
 from asyncflow.nested_map import NestedMap, OnError
+from asyncflow.pickling import here
 
 __all__ = ["GrantedLease", "StepContext"]
 
@@ -45,6 +47,23 @@ class AttemptControl(Protocol):
     ) -> Any: ...
 
     async def run_nested(self, pipeline: Any, inputs: Any, key: Any) -> Any: ...
+
+
+def _arrived(run_id: str, node: str, attempt: int, lease: GrantedLease, logger: str) -> StepContext:
+    """A context in the worker process that runs its step."""
+    if here.control is None:
+        raise pickle.UnpicklingError(
+            f"the StepContext of {node!r} was unpickled outside a worker; it is of use only to the "
+            "step it was given to"
+        )
+    return StepContext(
+        run_id=run_id,
+        node=node,
+        attempt=attempt,
+        lease=lease,
+        logger=logging.getLogger(logger),
+        control=here.control(),
+    )
 
 
 class StepContext:
@@ -87,6 +106,10 @@ class StepContext:
         self.lease = lease
         self.logger = logger
         self._control = control
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For the worker process that runs the step; it is of no use anywhere else."""
+        return _arrived, (self.run_id, self.node, self.attempt, self.lease, self.logger.name)
 
     @property
     def cancelled(self) -> bool:

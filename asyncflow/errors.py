@@ -14,11 +14,13 @@
     │   ├── NotReadable     a recorded value is damaged, or what reads it is not there
     │   ├── RunLocked       another process or runtime holds the run
     │   └── JournalDamaged  the record of a run is damaged
+    ├── RemoteError         stands for an exception that could not leave its worker
     └── StepFailed          a step raised
         ├── StepTimeout     an attempt ran longer than the step's timeout (also a TimeoutError)
         ├── StepSkipped     a value was asked of a step that was skipped
         ├── StepCancelled   a value was asked of a step that was cancelled
         ├── ResourceLost    a device that a step held was lost while it ran
+        ├── WorkerDied      the process that ran a step died
         └── DependencyError a step could not run because one above it failed
 
 Every error pickles and keeps its fields.
@@ -39,6 +41,7 @@ __all__ = [
     "NestedDepthError",
     "NotReadable",
     "NotRecordable",
+    "RemoteError",
     "ResourceLost",
     "RunConflict",
     "RunLocked",
@@ -48,6 +51,7 @@ __all__ = [
     "StepSkipped",
     "StepTimeout",
     "StorageError",
+    "WorkerDied",
 ]
 
 
@@ -189,6 +193,19 @@ class NotRecordable(AsyncflowError, TypeError):
         return f"{self.path} is of type {self.type_name}, which cannot be recorded: {self.hint}"
 
 
+class RemoteError(AsyncflowError):
+    """Stands for an exception that a step raised in a worker and that could not be pickled.
+
+    ``type_name`` is the full name of its class, ``text`` its type and message. Its causes, its
+    notes and the worker's traceback are there as of any other.
+    """
+
+    def __init__(self, message: str, *, type_name: str = "", text: str = "") -> None:
+        super().__init__(message)
+        self.type_name = type_name
+        self.text = text
+
+
 class StepFailed(AsyncflowError):
     """A step failed; ``__cause__`` is what it raised, ``step`` its name in the pipeline."""
 
@@ -227,6 +244,33 @@ class ResourceLost(StepFailed):
     ) -> None:
         super().__init__(message, step=step, attempt=attempt)
         self.devices = devices
+
+
+class WorkerDied(StepFailed):
+    """The worker process that ran a step died, and the step with it; others are not affected.
+
+    ``signal`` is the number of the signal that killed it (0 for none) and ``exit_code`` what it
+    exited with (None where a signal killed it). ``peak_memory_bytes`` is the most it held, 0
+    where that is not known; ``last_output`` is what it wrote last, faulthandler's traceback of
+    a crash included.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step: str = "",
+        attempt: int = 0,
+        signal: int = 0,
+        exit_code: int | None = None,
+        peak_memory_bytes: int = 0,
+        last_output: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, step=step, attempt=attempt)
+        self.signal = signal
+        self.exit_code = exit_code
+        self.peak_memory_bytes = peak_memory_bytes
+        self.last_output = last_output
 
 
 class DependencyError(StepFailed):

@@ -18,6 +18,7 @@ __all__ = [
     "Gap",
     "MapExpanded",
     "NodeFinished",
+    "NodeOutput",
     "NodeProgress",
     "NodeRetrying",
     "NodeStarted",
@@ -109,6 +110,13 @@ class NodeProgress(Event, frozen=True, kw_only=True):
     message: str | None = None
 
 
+class NodeOutput(Event, frozen=True, kw_only=True):
+    """A step that runs in a process printed ``lines`` on ``stream``: ``stdout`` or ``stderr``."""
+
+    stream: str
+    lines: tuple[str, ...]
+
+
 class MapExpanded(Event, frozen=True, kw_only=True):
     """A mapped node became ``elements`` nodes, one for each element of its asset."""
 
@@ -136,6 +144,7 @@ AnyEvent = (
     | NodeFinished
     | NodeRetrying
     | NodeProgress
+    | NodeOutput
     | MapExpanded
     | Warned
     | Gap

@@ -27,6 +27,7 @@ class RunRequest(msgspec.Struct, frozen=True):
         max_workers: how many steps that name no lane may be in worker lanes at once.
         one_at_a_time: whether a unit begins only when the one before has ended, whatever there is
             room for; what a unit asks for while it runs does not wait.
+        backend: the lane of sync steps that name none.
     """
 
     graph: Graph
@@ -38,6 +39,7 @@ class RunRequest(msgspec.Struct, frozen=True):
     timeout_seconds: float | None = None
     max_workers: int | None = None
     one_at_a_time: bool = False
+    backend: str = "thread"
 
 
 class Startable(Protocol):

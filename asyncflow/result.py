@@ -35,7 +35,8 @@ class StepResult(msgspec.Struct, frozen=True):
 
     ``duration_seconds`` is that of the last attempt, ``queued_seconds`` the time between
     the end of the last parent and its start. ``error`` is the exception object. ``worker``
-    names the thread that ran it, "" on the event loop. A skip counts as success.
+    names the thread or process that ran it, "" on the event loop. ``stdout`` is what it printed
+    in a process, the last megabyte of it. A skip counts as success.
     """
 
     step_name: str
@@ -47,6 +48,7 @@ class StepResult(msgspec.Struct, frozen=True):
     queued_seconds: float = 0.0
     lane: str = ""
     worker: str = ""
+    stdout: str = ""
 
     @property
     def success(self) -> bool:

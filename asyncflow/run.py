@@ -305,7 +305,7 @@ def _bars(record: RunRecord) -> Iterator[Bar]:
             state=record.state_of(index),
             start_seconds=began,
             end_seconds=ended,
-            lane="inline" if node.step.is_coroutine else units.lanes[unit],
+            lane=_lane_of(record, index),
             worker=record.workers.get(index, ""),
             group=units.groups[unit].group_name if unit in units.groups else "",
             attempts=record.attempts_of(index),
@@ -358,7 +358,6 @@ def _step_result(record: RunRecord, index: int) -> StepResult:
     state = record.state_of(index)
     value = record.value_of(index)
     began = record.started[index]
-    unit_lane = graph.units.lanes[graph.units.of_node[index]]
     return StepResult(
         step_name=graph.nodes[index].name,
         status=state,
@@ -367,9 +366,17 @@ def _step_result(record: RunRecord, index: int) -> StepResult:
         attempts=record.attempts_of(index),
         duration_seconds=max(0.0, record.finished[index] - began) if began else 0.0,
         queued_seconds=max(0.0, began - record.ready_at(index)) if began else 0.0,
-        lane="inline" if graph.nodes[index].step.is_coroutine else unit_lane,
+        lane=_lane_of(record, index),
         worker=record.workers.get(index, ""),
+        stdout=record.stdout.get(index, ""),
     )
+
+
+def _lane_of(record: RunRecord, index: int) -> str:
+    """Where a node runs: coroutines in a thread's unit still run on the event loop."""
+    lane = record.lane_of(record.graph.units.of_node[index])
+    is_coroutine = record.graph.nodes[index].step.is_coroutine
+    return "inline" if is_coroutine and lane != "process" else lane
 
 
 def _error_of(record: RunRecord, index: int, state: NodeState) -> BaseException | None:

@@ -14,6 +14,7 @@ from asyncflow.engine.bus import Overflow, RuntimeBus, Subscription
 from asyncflow.engine.capacity import Capacity
 from asyncflow.engine.gpus import GpuProbe
 from asyncflow.engine.limiter import Limiter
+from asyncflow.engine.process_steps import admit_processes
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.remaining import ordering
 from asyncflow.engine.scheduler import Scheduler
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 DEFAULT_THREADS = 40
+# CPUs bound the workers that compute; this bounds those that ask for none.
+DEFAULT_PROCESSES = 32
 
 Oversized = Literal["clamp", "error"]
 
@@ -142,6 +145,7 @@ class Runtime:
             taints=tuple(taints),
             refuse_oversized=oversized == "error",
         )
+        self.max_processes = DEFAULT_PROCESSES
         self._grace_seconds = grace_seconds_of(grace_seconds)
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
         self._max_nested_depth = at_least_one("max_nested_depth", max_nested_depth)
@@ -171,7 +175,9 @@ class Runtime:
             loop,
             clock,
             supply=self._supply,
-            lanes=surroundings.lanes(loop, clock, max_threads=self.max_threads),
+            lanes=surroundings.lanes(
+                loop, clock, max_threads=self.max_threads, max_processes=self.max_processes
+            ),
             max_concurrency=self.max_concurrency,
             grace_seconds=self._grace_seconds,
             max_abandoned=self._max_abandoned,
@@ -218,6 +224,7 @@ class Runtime:
                 cancelled = error
         await scheduler.losses.aclose()
         for lane in scheduler.lanes.values():
+            await lane.finish()
             lane.close()
         if self._bus is not None:
             self._bus.close()
@@ -408,7 +415,9 @@ class Runtime:
         context.run(_AMBIENT.set, self)
         context.run(CURRENT.set, None)
         record = RunRecord(graph, run_id, outside, context, request.failure_policy, scheduler.clock)
-        record.max_workers = request.max_workers
+        live = {**self._services, **request.services}
+        record.services = frozenset(live.keys() - request.inputs.keys())
+        record.max_workers, record.backend = request.max_workers, request.backend
         record.one_at_a_time = request.one_at_a_time
         context.run(_RUN.set, record)
         record.launch_nested = self._run_nested
@@ -432,9 +441,11 @@ class Runtime:
 
     def _admit(self, record: RunRecord) -> None:
         graph = record.graph
+        if record.backend == "process" or "process" in graph.units.lanes:
+            admit_processes(record)
         if not graph.units.resources and not self._supply.taints:
             return
-        admission = self.check(graph)
+        admission = self._supply.check(graph, record.lane_of, record.process_cpu_millis)
         if admission.refusals:
             faults = [f"step {name!r}: {why}" for name, why in admission.refusals.items()]
             raise CapacityError(f"pipeline {graph.name!r} cannot run here: {' '.join(faults)}")

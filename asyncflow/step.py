@@ -24,9 +24,9 @@ __all__ = ["Inputs", "Parameter", "Step", "StepOptions", "inputs_of", "outputs_o
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LaneName = Literal["inline", "thread"]
+LaneName = Literal["inline", "thread", "process"]
 When = Literal["success", "failure", "always"]
-LANES: tuple[str, ...] = ("inline", "thread")
+LANES: tuple[str, ...] = ("inline", "thread", "process")
 
 Inputs = Iterable[str] | Mapping[str, str | Iterable[str]]
 Condition = Callable[..., Any]
@@ -205,6 +205,39 @@ def _restore(module: str, qualname: str, changed: dict[str, Any]) -> Step[..., A
     return found.with_options(**changed) if changed else found
 
 
+# -- pickling by value ---------------------------------------------------------------
+
+
+def reduced_by_value(step: Step[..., Any]) -> tuple[Any, ...]:
+    """How a step pickles for a process that may not find it by its name."""
+    if getattr(step.func, "__module__", None) != "__main__":
+        try:
+            return step.__reduce__()
+        except pickle.PicklingError:
+            return _made, (step.func, step.options)
+    return _made, (step.func, step.options)
+
+
+def _made(func: Callable[..., Any], options: StepOptions) -> Step[..., Any]:
+    return Step(func, **options)
+
+
+def place_behind_a_step(func: Any) -> tuple[str, str] | None:
+    """Module and name of the step whose function this is: ``@step`` stands in its place."""
+    found: Any = sys.modules.get(func.__module__)
+    if found is None or func.__module__ == "__main__":
+        return None
+    for part in func.__qualname__.split("."):
+        found = getattr(found, part, None)
+    is_behind = isinstance(found, Step) and found.func is func
+    return (func.__module__, func.__qualname__) if is_behind else None
+
+
+def func_at(module: str, qualname: str) -> Callable[..., Any]:
+    """The function of the step of that place."""
+    return _find(module, qualname).func
+
+
 @overload
 def step(func: Callable[P, R], /) -> Step[P, R]: ...
 @overload
@@ -232,8 +265,9 @@ def step(func: Any = None, /, **options: Any) -> Any:
         when: ``"success"``; or ``"failure"`` or ``"always"`` for clean-up and alert steps, which
             run when all above them is over, also when the run has failed or was cancelled;
             without inputs and ``after`` they come at the end.
-        lane: ``"inline"`` (on the event loop) or ``"thread"``. Left out, coroutine
-            functions run inline and others in a thread.
+        lane: ``"inline"`` (on the event loop), ``"thread"`` or ``"process"``. Left out,
+            coroutine functions run inline and others in a thread, or in a process if they ask
+            for a GPU.
         tags: words of your own, shown in plans.
 
     Raises:
@@ -344,8 +378,13 @@ def _when_of(value: Any) -> When:
 
 def _lane_of(value: Any) -> str | None:
     if value is not None and value not in LANES:
-        raise ValueError(f"there is no lane {value!r}; the lanes are {' and '.join(LANES)}")
+        raise ValueError(f"there is no lane {value!r}; the lanes are {lane_names()}")
     return cast("str | None", value)
+
+
+def lane_names() -> str:
+    """The lanes in words."""
+    return f"{', '.join(LANES[:-1])} and {LANES[-1]}"
 
 
 def _tags_of(value: Any) -> tuple[str, ...]:

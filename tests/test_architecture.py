@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {"progress", "testing", "runtime", "run", "streams", "blocking", "request", "owned_runs"}
     ),
     frozenset({"engine", "lanes", "storage"}),
-    frozenset({"result", "gantt", "graph", "step", "context", "retry", "nested_map"}),
+    frozenset({"result", "gantt", "graph", "step", "context", "retry", "nested_map", "pickling"}),
     frozenset(
         {
             "failure",

@@ -19,6 +19,7 @@ from asyncflow.errors import (
     NestedDepthError,
     NotReadable,
     NotRecordable,
+    RemoteError,
     ResourceLost,
     RunConflict,
     RunLocked,
@@ -28,6 +29,7 @@ from asyncflow.errors import (
     StepSkipped,
     StepTimeout,
     StorageError,
+    WorkerDied,
 )
 
 EXAMPLES: list[AsyncflowError] = [
@@ -46,6 +48,8 @@ EXAMPLES: list[AsyncflowError] = [
     StepFailed("failed", step="parse", attempt=2),
     StepTimeout("took too long", step="parse", attempt=3, timeout_seconds=1.5),
     ResourceLost("gone", step="train", attempt=2, devices=("GPU-a",)),
+    WorkerDied("crashed", step="parse", signal=11, peak_memory_bytes=5, last_output=("a",)),
+    RemoteError("OwnError: text", type_name="own.OwnError", text="OwnError: text"),
     StepSkipped("was skipped", step="parse"),
     StepCancelled("was cancelled", step="parse", attempt=1),
     DependencyError("did not run", step="parse", ancestor="fetch"),

@@ -6,6 +6,7 @@ Only what the blocks leave to the reader is filled in, and ``run()`` is awaited.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -407,27 +408,25 @@ def test_unrelated_steps_in_one_group_are_warned_about(caplog: pytest.LogCapture
 
 
 async def test_light_steps_share_one_expensive_device() -> None:
-    devices: list[tuple[str, ...]] = []
-
     @step(
         outputs=["data"],
         execution_group="gpu_tasks",
         resources=ResourceRequirements(gpu=GPUConfig("nvidia-a100", count=1)),
     )
-    def prepare_on_gpu(context: StepContext) -> str:
-        devices.append(context.lease.gpu_ids)
-        return "data"
+    def prepare_on_gpu(context: StepContext) -> list[object]:
+        return [os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"], context.lease.gpu_ids]
 
     @step(inputs=["data"], outputs=["result"], execution_group="gpu_tasks")
-    def inference_on_gpu(data: str, context: StepContext) -> str:
-        devices.append(context.lease.gpu_ids)
-        return f"{data} seen"
+    def inference_on_gpu(data: list[object], context: StepContext) -> list[list[object]]:
+        own: list[object] = [os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]]
+        return [data, [*own, context.lease.gpu_ids]]
 
     pipeline = pipeline_of(prepare_on_gpu, inference_on_gpu)
     async with Runtime(max_gpus=["nvidia-t4", "nvidia-a100"]) as runtime:
         result = await pipeline.run(runtime=runtime)
-    assert result["result"] == "data seen"
-    assert devices == [("1",), ("1",)]
+    prepared, inferred = result["result"]
+    assert prepared == inferred
+    assert prepared[1:] == ["1", ("1",)]
 
 
 # -- Inspecting Groups -------------------------------------------------------------------

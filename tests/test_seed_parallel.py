@@ -76,7 +76,9 @@ async def test_independent_steps_are_inside_at_the_same_time() -> None:
         meeting.wait()
         return chunk_id
 
-    result = await chunks(process_chunk, 5).run(executor=ParallelExecutor(max_workers=5))
+    result = await chunks(process_chunk, 5).run(
+        executor=ParallelExecutor(max_workers=5, backend="thread")
+    )
     result.raise_for_failure()
     assert [result[f"chunk_{i}"] for i in range(5)] == [0, 1, 2, 3, 4]
 
@@ -92,7 +94,7 @@ async def test_an_executor_fills_its_workers_and_never_has_more(max_workers: int
             meeting.wait()
 
     pipeline = chunks(process_chunk, 4 * max_workers)
-    result = await pipeline.run(executor=ParallelExecutor(max_workers=max_workers))
+    result = await pipeline.run(executor=ParallelExecutor(max_workers, backend="thread"))
     result.raise_for_failure()
     assert crowd.largest == max_workers
 
@@ -113,7 +115,7 @@ async def test_an_executor_limits_one_run_and_not_its_neighbour() -> None:
     async with (
         Runtime(max_threads=8) as runtime,
         chunks(alone, 20).start(
-            runtime=runtime, executor=ParallelExecutor(max_workers=1)
+            runtime=runtime, executor=ParallelExecutor(1, backend="thread")
         ) as limited,
     ):
         unlimited = await chunks(together, 3).run(runtime=runtime)
@@ -129,7 +131,7 @@ async def test_a_chunk_that_fails_stops_the_others_and_is_named() -> None:
             raise OSError("no such chunk")
         return chunk_id
 
-    result = await chunks(process_chunk, 5).run(executor=ParallelExecutor(max_workers=1))
+    result = await chunks(process_chunk, 5).run(executor=ParallelExecutor(1, backend="thread"))
     assert not result.success
     assert result.step_results["chunk_0"].status is NodeState.FAILED
     assert {result.step_results[f"chunk_{i}"].status for i in range(1, 5)} == {NodeState.CANCELLED}

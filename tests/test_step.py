@@ -271,7 +271,8 @@ def test_a_step_that_nobody_could_find_again_does_not_pickle() -> None:
         ({"condition": True}, "step 'plain': condition: takes a callable, got True"),
         (
             {"lane": "proces"},
-            "step 'plain': lane: there is no lane 'proces'; the lanes are inline and thread",
+            "step 'plain': lane: there is no lane 'proces'; the lanes are inline, thread and "
+            "process",
         ),
         (
             {"tags": "nightly"},

@@ -448,7 +448,7 @@ RUNS = {
         lambda: ParallelExecutor(backend="fibre"),  # type: ignore[arg-type]
         "ParallelExecutor",
         "no backend 'fibre'",
-        "use backend='thread'",
+        "use 'process' or 'thread'",
     ),
     "a_policy_that_is_none": Wrong(
         lambda: pipeline(load).run(failure_policy="stop"),  # type: ignore[arg-type]

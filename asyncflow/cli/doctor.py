@@ -21,7 +21,7 @@ from asyncflow.runtime import Runtime
 __all__ = ["REQUIRED", "Findings", "examine"]
 
 _GIB, _MIB = 2**30, 2**20
-REQUIRED = ("aiofiles", "anyio", "msgspec", "psutil", "pyyaml", "rich", "typer")
+REQUIRED = ("aiofiles", "anyio", "cloudpickle", "msgspec", "psutil", "pyyaml", "rich", "typer")
 _OPTIONAL = ("uvloop", "nvidia-ml-py")
 _CGROUP_FILES = {"cpu.max": "cpu", "memory.max": "memory"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -26,22 +26,36 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Admission(msgspec.Struct):
-    """The demands of a graph's units by the identity of their requirements, what had to be
-    clamped (unit → sentence), and what cannot be met (unit → sentence)."""
+    """The demands of a graph's units by the identity of their requirements and the thousandths
+    of a CPU that those get who name none, what had to be clamped (unit → sentence), and what
+    cannot be met (unit → sentence)."""
 
-    demands: dict[int, Demand]
+    demands: dict[tuple[int, int], Demand]
     clamped: dict[str, str]
     refusals: dict[str, str]
 
 
-def admit(graph: Graph, machine: Machine) -> Admission:
-    """Check every distinct request of a graph once; units share most of them."""
+def admit(
+    graph: Graph,
+    machine: Machine,
+    lane_of: Callable[[int], str] | None = None,
+    process_cpu_millis: int = 1000,
+) -> Admission:
+    """Check every distinct request of a graph once; units share most of them.
+
+    Args:
+        lane_of: where a unit runs; None for what the graph says.
+        process_cpu_millis: thousandths of a CPU for process steps that name none.
+    """
     admission = Admission({}, {}, {})
+    lane_of = lane_of or graph.units.lanes.__getitem__
     for unit, requirements in graph.units.resources.items():
-        if id(requirements) not in admission.demands:
+        default = process_cpu_millis if lane_of(unit) == "process" else 0
+        key = id(requirements), default
+        if key not in admission.demands:
             name = graph.unit_name(unit)
-            demand = _admit_one(name, requirements, machine, admission)
-            admission.demands[id(requirements)] = demand
+            demand = _admit_one(name, requirements, machine, admission, default)
+            admission.demands[key] = demand
     if machine.taints and len(graph.units.resources) < len(graph.units):
         # Units without requirements tolerate nothing.
         bare = next(u for u in range(len(graph.units)) if u not in graph.units.resources)
@@ -51,7 +65,10 @@ def admit(graph: Graph, machine: Machine) -> Admission:
 
 
 def admit_nested(
-    requirements: ResourceRequirements | None, name: str, machine: Machine
+    requirements: ResourceRequirements | None,
+    name: str,
+    machine: Machine,
+    default_cpu_millis: int = 0,
 ) -> tuple[Demand, str | None]:
     """Check the request of a step that a running step asks for.
 
@@ -63,21 +80,28 @@ def admit_nested(
     """
     admission = Admission({}, {}, {})
     if requirements is None:
-        demand, faults = Demand(), list(_taint_faults(None, machine.taints))
+        demand, faults = Demand(default_cpu_millis), list(_taint_faults(None, machine.taints))
         if faults:
             admission.refusals[name] = " ".join(faults)
     else:
-        demand = _admit_one(name, requirements, machine, admission)
+        demand = _admit_one(name, requirements, machine, admission, default_cpu_millis)
     if admission.refusals:
         raise CapacityError(f"nested step {name!r}: {admission.refusals[name]}")
     return demand, admission.clamped.get(name)
 
 
 def _admit_one(
-    name: str, requirements: ResourceRequirements, machine: Machine, admission: Admission
+    name: str,
+    requirements: ResourceRequirements,
+    machine: Machine,
+    admission: Admission,
+    default_cpu_millis: int,
 ) -> Demand:
-    wanted = demand_of(requirements)
+    wanted = demand_of(requirements, default_cpu_millis=default_cpu_millis)
     demand = machine.limiter.clamped(wanted)
+    if requirements.cpu_millis is None:
+        # What it did not ask for is no reason to warn, or to refuse it.
+        wanted = wanted._replace(cpu_millis=demand.cpu_millis)
     faults = list(_faults(requirements, machine))
     refusal = machine.limiter.refusal(demand)
     if refusal is not None:

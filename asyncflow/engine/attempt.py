@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from asyncflow.context import GrantedLease, StepContext
 from asyncflow.errors import GraphError
 from asyncflow.lanes.lane import Call
+from asyncflow.lanes.worker_kind import WorkerKind
 from asyncflow.step import Step
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from asyncflow.engine.nesting import Retake
     from asyncflow.engine.record import RunRecord
 
-__all__ = ["Attempt", "Phase", "Stop", "make_context", "parent_of"]
+__all__ = ["Attempt", "Phase", "Stop", "granted_lease", "make_context", "parent_of", "worker_kind"]
 
 _LOGGER = logging.getLogger("asyncflow.step")
 
@@ -106,12 +108,22 @@ class Attempt(Call, eq=False):
         assert self.run.nesting is not None
         return self.run.nesting.loop
 
+    def take_output(self, stream: str, lines: tuple[str, ...]) -> None:
+        """What a worker process has printed meanwhile."""
+        self.run.take_output(self, stream, lines)
+
     def report(self, done: float, total: float | None, message: str | None) -> None:
         """Keep the latest progress and see that it is published; from any thread."""
         already_waiting = self.progress is not None
         self.progress = (done, total, message)
         if not already_waiting:
             self.run.report_soon(self)
+
+
+def worker_kind(attempt: Attempt) -> WorkerKind:
+    """What the worker process of an attempt has to be started with."""
+    granted = granted_lease(attempt)
+    return WorkerKind(granted.gpu_ids, math.ceil(granted.cpus))
 
 
 def make_context(attempt: Attempt) -> StepContext:
@@ -121,7 +133,7 @@ def make_context(attempt: Attempt) -> StepContext:
         run_id=run.run_id,
         node=attempt.name,
         attempt=attempt.number,
-        lease=_granted(attempt),
+        lease=granted_lease(attempt),
         logger=_LOGGER.getChild(f"{run.graph.name}.{attempt.name}"),
         control=attempt,
     )
@@ -133,7 +145,7 @@ def parent_of(attempt: Attempt) -> Attempt | None:
     return attempt.run.parent if nested is None else nested.parent
 
 
-def _granted(attempt: Attempt) -> GrantedLease:
+def granted_lease(attempt: Attempt) -> GrantedLease:
     """What an attempt holds; of memory and devices that it did not ask for, what its parents do."""
     cpu_millis = 0 if attempt.lease is None else attempt.lease.cpu_millis
     memory_bytes = 0

@@ -94,7 +94,7 @@ def _at_work(scheduler: Scheduler, attempt: Attempt) -> str:
 
 def _lane_story(scheduler: Scheduler, attempt: Attempt) -> str:
     run = attempt.run
-    name = run.graph.units.lanes[attempt.unit]
+    name = run.lane_of(attempt.unit)
     if run.max_workers is not None and run.capped >= run.max_workers:
         return f"its executor allows {run.max_workers} at once"
     statistics = scheduler.lanes[name].statistics()

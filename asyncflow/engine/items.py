@@ -101,7 +101,9 @@ class ItemCalls:
         self._random = surroundings.random() if work.retry.retries else None
         clock = clock_of(self._loop)
         threads = bounds.max_threads or work.concurrency
-        self._lanes = surroundings.lanes(self._loop, clock, max_threads=threads)
+        self._lanes = surroundings.lanes(
+            self._loop, clock, max_threads=threads, max_processes=work.concurrency
+        )
         inline = self._lanes["inline"]
         assert isinstance(inline, InlineLane)
         self._lane: Lane = inline

@@ -352,10 +352,11 @@ class Nesting:
 
     def _demand(self, run: RunRecord, step: Step[..., Any], name: str) -> Demand | None:
         """What a nested step takes; its memory and devices first from what its parents hold."""
-        demand, warning = self._scheduler.supply.demand_of(step.resources, name)
+        default = run.process_cpu_millis if lane_of(step) == "process" else 0
+        demand, warning = self._scheduler.supply.demand_of(step.resources, name, default)
         if warning is not None:
             run.bus.publish(events.Warned, node=name, message=warning)
-        return None if step.resources is None else demand
+        return None if step.resources is None and not default else demand
 
     def lease_over(self, attempt: Attempt) -> Lease | None:
         """The lease under which an attempt asks for more: that of what it is nested in."""

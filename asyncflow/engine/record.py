@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from asyncflow import events
 from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import EventBus
 from asyncflow.engine.capacity import Demand
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["RunRecord"]
 
 Backlog = deque[Attempt] | RankedQueue[Attempt] | NestedFirst[Attempt]
+_LONGEST_OUTPUT = 1 << 20
 
 
 class _Freed:
@@ -67,8 +69,12 @@ class RunRecord:
             durations are known, and units start in the order in which they became ready.
         ordering: works ``remaining`` out; done before the run begins.
         max_workers: how many units that name no lane may be in a worker lane at once;
-            ``capped`` are there now.
+            ``capped`` are there now. ``backend`` is the lane of those among them that are sync.
         one_at_a_time: whether a unit begins only when the one before has ended.
+        demands: by the identity of what a step asks for and how many thousandths of a CPU it
+            gets if it names none.
+        stdout: what nodes have printed, from lanes that capture it.
+        deaths: how many workers a node has killed.
         parked: by unit, the attempt that waits for capacity, a worker or its back-off.
         abandoned: attempts that ignored their cancel and have not ended.
         left: how many nodes have not reached a final state.
@@ -88,6 +94,7 @@ class RunRecord:
         self.graph = graph
         self.run_id = run_id
         self.outside = outside
+        self.services: frozenset[str] = frozenset()
         self.context = context
         self.fail_fast = failure_policy == "fail_fast"
         self.bus = EventBus(run_id, clock)
@@ -107,7 +114,10 @@ class RunRecord:
         self.errors: dict[int, BaseException] = {}
         self.workers: dict[int, str] = {}
         # By the identity of the requirements: most steps share theirs.
-        self.demands: dict[int, Demand] = {}
+        self.demands: dict[tuple[int, int], Demand] = {}
+        self.process_demand = Demand()
+        self.stdout: dict[int, str] = {}
+        self.deaths: dict[int, int] = {}
         self.expansions: dict[int, Expansion] = {}
         self.element_of: dict[int, int] = {}
         self.nested: dict[int, Nested] = {}
@@ -125,6 +135,7 @@ class RunRecord:
         self.remaining: Sequence[float] | None = None
         self.ordering: Generator[None, None, None] | None = None
         self.max_workers: int | None = None
+        self.backend = "thread"
         self.capped = 0
         self.one_at_a_time = False
         self.queued = False
@@ -175,6 +186,30 @@ class RunRecord:
     def _is_nested(self, attempt: Attempt) -> bool:
         return attempt.node in self.nested
 
+    def lane_of(self, unit: int) -> str:
+        """The lane of a unit: its own, or that of the run's executor if it names none."""
+        lane = self.graph.units.lanes[unit]
+        if lane != "thread" or self.backend == "thread" or unit in self.graph.units.settled:
+            return lane
+        members = self.graph.units.members_of(unit)
+        return lane if self.graph.nodes[members[0]].step.lane else self.backend
+
+    @property
+    def process_cpu_millis(self) -> int:
+        """Thousandths of a CPU for process steps that name none."""
+        return 1000 if self.max_workers is None else 0
+
+    def demand_of(self, unit: int) -> Demand | None:
+        """What a unit takes; None for nothing."""
+        nested = self.nested_demands.get(unit)
+        if nested is not None:
+            return nested
+        requirements = self.graph.units.resources.get(unit)
+        in_process = self.lane_of(unit) == "process"
+        if requirements is None:
+            return self.process_demand if in_process else None
+        return self.demands[id(requirements), self.process_cpu_millis if in_process else 0]
+
     def grow(self) -> None:
         """See that the graph is this run's own, which may grow."""
         if not isinstance(self.graph, GrowingGraph):
@@ -190,6 +225,19 @@ class RunRecord:
         if self.consumers is not None:
             self.consumers.extend([1] * outputs)
         self.left += 1
+
+    def take_output(self, attempt: Attempt, stream: str, lines: tuple[str, ...]) -> None:
+        """Keep what a node prints, the last megabyte of it, and tell who listens."""
+        if stream == "stdout":
+            text = self.stdout.get(attempt.node, "") + "\n".join(lines) + "\n"
+            self.stdout[attempt.node] = text[-_LONGEST_OUTPUT:]
+        self.bus.publish(
+            events.NodeOutput,
+            node=attempt.name,
+            attempt=attempt.number,
+            stream=stream,
+            lines=lines,
+        )
 
     def bars(self, node: int) -> bool:
         """Whether a node may not start any more, because the run is stopping.

@@ -22,7 +22,7 @@ def unit_fields(attempt: Attempt) -> dict[str, Any]:
     return {
         "node": graph.unit_name(unit),
         "members": tuple(graph.nodes[member].name for member in graph.units.members_of(unit)),
-        "lane": graph.units.lanes[unit],
+        "lane": run.lane_of(unit),
         "cpus": 0.0 if lease is None else lease.cpu_millis / 1000,
         "memory_bytes": 0 if lease is None else lease.memory_bytes,
         "gpu_ids": () if lease is None else lease.gpu_ids,

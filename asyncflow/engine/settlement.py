@@ -10,7 +10,7 @@ from asyncflow.engine.attempt import Attempt, Phase, Stop
 from asyncflow.engine.outcome import failure_of, let_go, store
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import finish_fields
-from asyncflow.errors import ResourceLost, StepFailed, text_of
+from asyncflow.errors import ResourceLost, StepFailed, WorkerDied, text_of
 from asyncflow.states import (
     CANCELLED,
     FAILED,
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
 
 __all__ = ["Settlement"]
+
+# A step that kills its worker each time would in the end kill them all.
+_MOST_DEATHS = 3
 
 
 class Settlement:
@@ -46,6 +49,8 @@ class Settlement:
         if attempt.abandoned:
             stopping.settle_abandoned(attempt)
             return
+        if attempt.error is not None and attempt.keep_worker:
+            self._look_at_worker(attempt)
         self._scheduler.in_flight -= 1
         del run.in_flight[attempt.unit]
         if attempt.alone:
@@ -84,6 +89,12 @@ class Settlement:
             scheduler.maps.element_ended(run, node)
         if not run.left or run.stopping is not None:
             scheduler.stopping.end_if_over(run)
+
+    def _look_at_worker(self, attempt: Attempt) -> None:
+        """A group whose worker has died gives back what it holds and starts over with another."""
+        if attempt.worker is not None and getattr(attempt.worker, "is_gone", False):
+            attempt.run.workers[attempt.node] = attempt.worker.name
+            self.give_back(attempt)
 
     def _succeed(self, attempt: Attempt) -> None:
         run, node = attempt.run, attempt.node
@@ -271,6 +282,9 @@ class Settlement:
         run, node = attempt.run, attempt.node
         policy = run.graph.nodes[node].step.retry
         lost = isinstance(error, ResourceLost)
+        if isinstance(error, WorkerDied) and self._is_to_blame(run, node):
+            error.add_note(f"it has killed {_MOST_DEATHS} workers and is not tried again")
+            return False
         try:
             # A device that was lost is no fault of the step: such a try does not count.
             number = attempt.number - run.forgiven.get(node, 0)
@@ -309,6 +323,11 @@ class Settlement:
         self._scheduler.starting.park(following, Phase.BACKOFF)
         self._scheduler.stopping.set_timer(following, delay, self._resume)
         return True
+
+    def _is_to_blame(self, run: RunRecord, node: int) -> bool:
+        """Whether a node has killed so many workers that it is not tried again."""
+        run.deaths[node] = run.deaths.get(node, 0) + 1
+        return run.deaths[node] >= _MOST_DEATHS
 
     def _keep_for_retry(self, attempt: Attempt, following: Attempt) -> None:
         """A node alone gives back everything while it waits; a group only its CPUs."""

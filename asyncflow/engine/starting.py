@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from asyncflow import events
-from asyncflow.engine.attempt import Attempt, Phase, make_context, parent_of
+from asyncflow.engine.attempt import Attempt, Phase, make_context, parent_of, worker_kind
 from asyncflow.engine.capacity import Demand
 from asyncflow.engine.limiter import Lease
 from asyncflow.engine.record import RunRecord
@@ -112,8 +112,10 @@ class Starting:
 
     def _lane_of(self, attempt: Attempt) -> Lane:
         """Coroutine members of a thread group still run on the caller's loop."""
-        name = attempt.run.graph.units.lanes[attempt.unit]
-        if name == "inline" or attempt.run.graph.nodes[attempt.node].step.is_coroutine:
+        run = attempt.run
+        name = run.lane_of(attempt.unit)
+        is_coroutine = run.graph.nodes[attempt.node].step.is_coroutine
+        if name == "inline" or (is_coroutine and name != "process"):
             return self._scheduler.inline
         return self._scheduler.lanes[name]
 
@@ -154,11 +156,7 @@ class Starting:
 
     def demand_of(self, attempt: Attempt) -> Demand | None:
         """What an attempt's unit takes from the account; None if it asks for nothing."""
-        run = attempt.run
-        requirements = run.graph.units.resources.get(attempt.unit)
-        if requirements is None:
-            return None
-        return run.nested_demands.get(attempt.unit) or run.demands[id(requirements)]
+        return attempt.run.demand_of(attempt.unit)
 
     def _go(self, attempt: Attempt) -> None:
         """Start an attempt that has its capacity, if a worker is still free."""
@@ -177,10 +175,13 @@ class Starting:
     def _worker_lane(self, attempt: Attempt) -> Lane | None:
         """The lane in which an attempt's unit has a worker; None if it needs none."""
         units = attempt.run.graph.units
-        name = units.lanes[attempt.unit]
-        step = attempt.run.graph.nodes[attempt.node].step
-        if name == "inline" or (len(units.members_of(attempt.unit)) == 1 and step.is_coroutine):
+        name = attempt.run.lane_of(attempt.unit)
+        if name == "inline":
             return None
+        if name != "process" and len(units.members_of(attempt.unit)) == 1:
+            step = attempt.run.graph.nodes[attempt.node].step
+            if step.is_coroutine:
+                return None
         return self._scheduler.lanes[name]
 
     def _is_free(self, lane: Lane, attempt: Attempt) -> bool:
@@ -203,8 +204,10 @@ class Starting:
         """Give a unit its worker; members of a group share it until the group ends."""
         run = attempt.run
         attempt.worker_lane = lane.name
+        if lane.name == "process":
+            attempt.worker_kind = worker_kind(attempt)
         if len(run.graph.units.members_of(attempt.unit)) > 1:
-            attempt.worker = lane.reserve()
+            attempt.worker = lane.reserve(attempt.worker_kind)
             attempt.keep_worker = True
         attempt.capped = run.graph.nodes[attempt.node].step.lane is None
         run.capped += attempt.capped

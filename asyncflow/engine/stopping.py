@@ -96,8 +96,14 @@ class Stopping:
             self._scheduler.settlement.conclude(attempt, CANCELLED)
 
     def _abandon(self, attempt: Attempt) -> None:
-        """An attempt ignored its cancel: go on without it; its capacity stays booked."""
+        """An attempt ignored its cancel: end it by force, or go on without it.
+
+        The capacity of one that goes on stays booked.
+        """
         self.drop_timer(attempt)
+        if attempt.lane.kill(attempt):
+            self.set_timer(attempt, self._grace_seconds, self._abandon)
+            return
         run = attempt.run
         attempt.abandoned = True
         attempt.lane.abandon(attempt)

@@ -133,14 +133,23 @@ class Supply:
 
     # -- what can be met -----------------------------------------------------------------
 
-    def check(self, graph: Graph) -> Admission:
+    def check(
+        self,
+        graph: Graph,
+        lane_of: Callable[[int], str] | None = None,
+        process_cpu_millis: int = 1000,
+    ) -> Admission:
         """Which requests of a graph would be clamped or refused.
 
         Where GPUs are asked for and were not looked for before, that is done now, blocking.
+
+        Args:
+            lane_of: where a unit runs; None for what the graph says.
+            process_cpu_millis: thousandths of a CPU for process steps that name none.
         """
         if self.lacks_gpus_of(graph):
             self.find_gpus_blocking()
-        return admit(graph, self._machine())
+        return admit(graph, self._machine(), lane_of, process_cpu_millis)
 
     def _machine(self) -> Machine:
         return Machine(
@@ -148,16 +157,19 @@ class Supply:
         )
 
     def demand_of(
-        self, requirements: ResourceRequirements | None, name: str
+        self, requirements: ResourceRequirements | None, name: str, default_cpu_millis: int = 0
     ) -> tuple[Demand, str | None]:
         """What a nested step takes, and a warning if that is less than it asks for.
+
+        Args:
+            default_cpu_millis: thousandths of a CPU if it names none.
 
         Raises:
             CapacityError: it can never be met here.
         """
         if requirements is None and not self.taints:
-            return Demand(), None
-        return admit_nested(requirements, name, self._machine())
+            return Demand(default_cpu_millis), None
+        return admit_nested(requirements, name, self._machine(), default_cpu_millis)
 
     # -- GPUs ----------------------------------------------------------------------------
 

@@ -19,7 +19,21 @@ from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.lane import Lane
 from asyncflow.lanes.thread import ThreadLane
 
-__all__ = ["Surroundings", "clock_of", "new_run_id", "surroundings_of"]
+__all__ = ["Lanes", "Surroundings", "clock_of", "new_run_id", "surroundings_of"]
+
+
+class Lanes(dict[str, Lane]):
+    """Lanes by name; the process lane is made when first asked for, as few programs have one."""
+
+    def __init__(self, lanes: dict[str, Lane], process_lane: Callable[[], Lane]) -> None:
+        super().__init__(lanes)
+        self._process_lane = process_lane
+
+    def __missing__(self, name: str) -> Lane:
+        if name != "process":
+            raise KeyError(name)
+        lane = self[name] = self._process_lane()
+        return lane
 
 
 class Surroundings:
@@ -45,13 +59,27 @@ class Surroundings:
         return new_run_id()
 
     def lanes(
-        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], *, max_threads: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        *,
+        max_threads: int,
+        max_processes: int,
     ) -> dict[str, Lane]:
         """The lanes of a runtime, by name."""
-        return {
-            "inline": InlineLane(loop, clock),
-            "thread": ThreadLane(loop, clock, max_threads=max_threads),
-        }
+
+        def process_lane() -> Lane:
+            from asyncflow.lanes.process.lane import ProcessLane
+
+            return ProcessLane(loop, clock, max_workers=max_processes)
+
+        return Lanes(
+            {
+                "inline": InlineLane(loop, clock),
+                "thread": ThreadLane(loop, clock, max_threads=max_threads),
+            },
+            process_lane,
+        )
 
     def gpu_probe(self) -> GpuProbe:
         """Who finds the machine's GPUs."""

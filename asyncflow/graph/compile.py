@@ -6,7 +6,7 @@ The build is a generator that pauses every few hundred nodes, so that ``await ru
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from asyncflow.graph.order import children_of, find_cycles, topological_order
 from asyncflow.graph.placing import place_cleanup, place_pipelines
 from asyncflow.graph.wiring import CHUNK, Wiring, wire
 
-__all__ = ["Blueprint", "building", "compile_graph"]
+__all__ = ["Blueprint", "building", "check_sendable", "compile_graph"]
 
 
 class Blueprint(msgspec.Struct, frozen=True):
@@ -95,6 +95,7 @@ def building(blueprint: Blueprint) -> Generator[None, None, Graph]:
         _report_cycles(nodes, wiring, order, problems)
     units = yield from make_units(nodes, order if labels else None, blueprint.groups, problems)
     warnings.extend((yield from _check_devices(nodes, units, problems)))
+    yield from check_sendable(nodes, (units.lanes[unit] for unit in units.of_node), problems)
     if problems:
         _refuse(blueprint, problems)
     warnings.extend(advise(nodes, order, wiring.parents, units))
@@ -200,6 +201,24 @@ def _report_cycles(
         problems.append(f"these steps wait for each other: {path}; cut one of the links")
 
 
+def check_sendable(
+    nodes: Sequence[Node], lanes: Iterable[str], problems: list[str]
+) -> Generator[None]:
+    """The functions of steps that run in processes have to get there."""
+    checked: set[int] = set()
+    for index, (node, lane) in enumerate(zip(nodes, lanes, strict=False)):
+        if not index % CHUNK:
+            yield
+        if lane != "process" or id(node.step) in checked:
+            continue
+        checked.add(id(node.step))
+        from asyncflow.pickling.sending import unsendable_function
+
+        problem = unsendable_function(node.step.func, f"step {node.name!r}")
+        if problem is not None:
+            problems.append(problem)
+
+
 def _check_devices(
     nodes: Sequence[Node], units: Units, problems: list[str]
 ) -> Generator[None, None, list[str]]:
@@ -214,6 +233,8 @@ def _check_devices(
         if any(parameter.wants_context for parameter in step.parameters):
             continue
         lane = units.lanes[units.of_node[index]]
+        if lane == "process":
+            continue  # there it sees no other
         sentence = (
             f"step {node.name!r} asks for a GPU in the {lane} lane, where nothing tells it which "
             "device is its own; take a StepContext parameter and use its lease.gpu_ids"

@@ -288,4 +288,5 @@ def _is_simple(step: Step[..., Any]) -> bool:
         and step.timeout is None
         and step.when == "success"
         and step.resources is None
+        and step.lane != "process"
     )

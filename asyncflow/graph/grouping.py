@@ -15,7 +15,7 @@ import msgspec
 from asyncflow.errors import GraphError
 from asyncflow.graph.node import Node
 from asyncflow.resources import ResourceRequirements, aggregate
-from asyncflow.step import LANES, LaneName, Step
+from asyncflow.step import LANES, LaneName, Step, lane_names
 
 __all__ = ["Group", "StepGroup", "Units", "make_units"]
 
@@ -38,7 +38,7 @@ class Group(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if self.lane is not None and self.lane not in LANES:
-            raise GraphError(f"there is no lane {self.lane!r}; the lanes are {' and '.join(LANES)}")
+            raise GraphError(f"there is no lane {self.lane!r}; the lanes are {lane_names()}")
         try:
             resources = ResourceRequirements.of(self.resources)
         except (TypeError, ValueError) as error:
@@ -64,7 +64,8 @@ class StepGroup(msgspec.Struct, frozen=True):
 class Units(msgspec.Struct):
     """What is dispatched as one. Without groups every node is the unit of its own number.
 
-    ``members`` is None in that case; ``resources`` has only units that ask for something.
+    ``members`` is None in that case; ``resources`` has only units that ask for something;
+    ``settled`` are the groups whose lane was chosen by name.
     """
 
     of_node: Sequence[int]
@@ -72,6 +73,7 @@ class Units(msgspec.Struct):
     lanes: list[str]
     resources: dict[int, ResourceRequirements]
     groups: dict[int, StepGroup]
+    settled: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.lanes)
@@ -113,6 +115,9 @@ def make_units(
             chosen = tuple(nodes[member] for member in members)
             group = _make_group(next(names), label, chosen, groups.get(label, Group()), problems)
             units.groups[number] = group
+            said = groups.get(label)
+            if any(node.step.lane for node in chosen) or (said is not None and said.lane):
+                units.settled.add(number)
             units.lanes.append(group.lane)
             if group.aggregated_resources is not None:
                 units.resources[number] = group.aggregated_resources
@@ -161,8 +166,15 @@ def group_names(labels: Sequence[str]) -> list[str]:
 
 
 def lane_of(step: Step[..., object]) -> str:
-    """Where a step runs when it is alone; coroutines always run on the event loop."""
-    return "inline" if step.is_coroutine else step.lane or "thread"
+    """Where a step runs when it is alone; coroutines run on the event loop, or in a process."""
+    if step.is_coroutine:
+        return "process" if step.lane == "process" else "inline"
+    return step.lane or ("process" if wants_gpu(step) else "thread")
+
+
+def wants_gpu(step: Step[..., object]) -> bool:
+    """Whether a step asks for a device, which only a process of its own can be confined to."""
+    return step.resources is not None and step.resources.gpu is not None
 
 
 def _make_group(
@@ -204,4 +216,6 @@ def _lane_of_group(label: str, nodes: tuple[Node, ...], said: Group, problems: l
         )
     if explicit:
         return next(iter(explicit))
-    return "inline" if all(node.step.is_coroutine for node in nodes) else "thread"
+    if all(node.step.is_coroutine for node in nodes):
+        return "inline"
+    return "process" if any(lane_of(node.step) == "process" for node in nodes) else "thread"

@@ -50,6 +50,7 @@ class GrowingGraph(Graph):
             of_node=range(sys.maxsize) if units.members is None else list(units.of_node),
             members=None if units.members is None else list(units.members),
             lanes=list(units.lanes),
+            settled=units.settled,
             resources=dict(units.resources),
             groups=units.groups,
         )

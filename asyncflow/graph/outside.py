@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from asyncflow.errors import GraphError
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.names import nearest
 
-__all__ = ["outside_values"]
+__all__ = ["outside_values", "service_problems"]
 
 
 def outside_values(
@@ -39,6 +39,22 @@ def outside_values(
     if problems:
         raise GraphError([f"pipeline {graph.name!r}: {problem}" for problem in problems])
     return {**offered, **inputs}
+
+
+def service_problems(
+    graph: Graph, lane_of: Callable[[int], str], services: Collection[str]
+) -> list[str]:
+    """A sentence for each step in a process that wants a service, which stays where it is."""
+    if not services:
+        return []
+    return [
+        f"step {graph.nodes[index].name!r} runs in a process and wants the service "
+        f"{source.name!r}, a live object that cannot go there; use lane='thread', or make it in "
+        "the step"
+        for index, template in enumerate(graph.templates)
+        for source in template.outside()
+        if source.name in services and lane_of(graph.units.of_node[index]) == "process"
+    ]
 
 
 def _missing(graph: Graph, inputs: Mapping[str, Any], offered: Mapping[str, Any]) -> Iterator[str]:

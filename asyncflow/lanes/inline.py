@@ -88,7 +88,7 @@ class InlineLane(Lane):
     def has_room(self) -> bool:
         return True
 
-    def reserve(self) -> Any:
+    def reserve(self, kind: Any = None) -> Any:
         return None
 
     def release(self, worker: Any) -> None:

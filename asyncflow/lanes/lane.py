@@ -15,13 +15,21 @@ from __future__ import annotations
 import contextvars
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import msgspec
 
-__all__ = ["CURRENT", "Call", "Lane", "LaneStatistics", "invoke", "without_lane_frames"]
+__all__ = [
+    "CURRENT",
+    "Call",
+    "Lane",
+    "LaneStatistics",
+    "invoke",
+    "refuse_coroutine",
+    "without_lane_frames",
+]
 
 
 # The call that is being made, for what a step does to find out whose it is.
@@ -34,7 +42,9 @@ class Call(msgspec.Struct, eq=False):
     ``started`` and ``finished`` are seconds on the event loop's clock, 0.0 while it has not
     come to that. ``worker`` is what members of one group share, see :meth:`Lane.reserve`: a
     lane that finds one runs the call there, else it takes any and sets it;
-    ``keep_worker`` asks that it stays reserved afterwards.
+    ``keep_worker`` asks that it stays reserved afterwards; ``worker_kind`` says what it has to
+    be like, where a lane has several kinds. ``flow``: which parts of the value stay with the
+    worker, where a lane can do that.
     """
 
     func: Callable[..., Any]
@@ -52,6 +62,18 @@ class Call(msgspec.Struct, eq=False):
     error: BaseException | None = None
     cancel_requested: bool = False
     handle: Any = None
+    worker_kind: Any = None
+    flow: Any = None
+
+    def take_output(self, stream: str, lines: tuple[str, ...]) -> None:
+        """Lines that the call has printed, from a lane that captures them."""
+
+    def report(self, done: float, total: float | None, message: str | None) -> None:
+        """How far the call is."""
+
+    def take_parts(self, parts: list[Any], worker: Any) -> Any:
+        """The value of a call with a ``flow``, some of whose parts stayed with the worker."""
+        return parts
 
     def __repr__(self) -> str:
         # What waits for capacity is told in sentences that name it; its fields may hold
@@ -84,6 +106,13 @@ class Lane(ABC):
     def cancel(self, call: Call) -> None:
         """Ask a running call to stop; ``call.cancel_requested`` is already set."""
 
+    def kill(self, call: Call) -> bool:
+        """End a call that ignored its cancel by force; false where nothing can.
+
+        The call reports soon.
+        """
+        return False
+
     @abstractmethod
     def abandon(self, call: Call) -> None:
         """Stop counting on a call that ignored its cancel; its worker is lost."""
@@ -93,8 +122,9 @@ class Lane(ABC):
         """Whether a call without a worker could start now."""
 
     @abstractmethod
-    def reserve(self) -> Any:
-        """A worker for all members of a group, kept until :meth:`release`.
+    def reserve(self, kind: Any = None) -> Any:
+        """A worker (of a kind, where a lane has several) for all members of a group, kept until
+        :meth:`release`.
 
         Called only while :meth:`has_room` is true. None if there is none to be had; the
         next :meth:`start` will report that as its call's error.
@@ -116,6 +146,10 @@ class Lane(ABC):
     def statistics(self) -> LaneStatistics:
         """The lane at this moment."""
 
+    async def finish(self) -> None:
+        """Let idle workers end in peace, before :meth:`close` ends them all."""
+        return
+
     @abstractmethod
     def close(self) -> None:
         """End all idle workers; nothing may be running but abandoned calls."""
@@ -129,12 +163,21 @@ def invoke(call: Call) -> Any:
     finally:
         CURRENT.set(None)
     if inspect.iscoroutine(value):
-        value.close()
-        raise TypeError(
-            f"the sync function of step {call.name!r} returned a coroutine; "
-            "declare it with 'async def', or await the coroutine in it"
-        )
+        refuse_coroutine(value, call.name)
     return value
+
+
+def refuse_coroutine(value: Coroutine[Any, Any, Any], name: str) -> NoReturn:
+    """Close a coroutine that a sync function returned.
+
+    Raises:
+        TypeError: always; it says what to do.
+    """
+    value.close()
+    raise TypeError(
+        f"the sync function of step {name!r} returned a coroutine; "
+        "declare it with 'async def', or await the coroutine in it"
+    )
 
 
 def without_lane_frames(error: BaseException) -> BaseException:

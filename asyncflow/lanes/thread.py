@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from asyncflow.lanes.lane import Call, Lane, LaneStatistics, invoke, without_lane_frames
 
@@ -117,7 +117,7 @@ class ThreadLane(Lane):
     def take_back(self, worker: ThreadWorker) -> None:
         self._waiting -= 1
 
-    def reserve(self) -> ThreadWorker | None:
+    def reserve(self, kind: Any = None) -> ThreadWorker | None:
         try:
             worker = self._idle.pop() if self._idle else self._spawn()
         except RuntimeError:

@@ -140,7 +140,7 @@ def _node_of(config: PipelineConfig, entry: ModuleEntry, call: ModuleCall) -> No
         retry=_retry_of(entry.retry),
         timeout=entry.timeout,
         # Left out, coroutines run on the event loop.
-        lane=None if worker_type == "thread" and isinstance(call, AsyncModuleCall) else worker_type,  # type: ignore[arg-type]
+        lane=None if worker_type == "thread" and isinstance(call, AsyncModuleCall) else worker_type,
     )
     if entry.depends_on:
         return Node(entry.name, step, inputs={"results": tuple(entry.depends_on)})

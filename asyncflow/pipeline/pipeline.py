@@ -416,6 +416,7 @@ class Pipeline:
             failure_policy=policy,
             timeout_seconds=seconds,
             max_workers=None if executor is None else executor.max_workers,
+            backend="thread" if executor is None else executor.backend,
         )
 
     @asynccontextmanager
@@ -458,6 +459,7 @@ class Pipeline:
         runtime = runtime or ambient_runtime()
         if runtime is None:
             owned = runtime = Runtime(max_threads=max(DEFAULT_THREADS, request.max_workers or 1))
+            runtime.max_processes = max(runtime.max_processes, request.max_workers or 1)
             owned.open()
         try:
             async with runtime.running(request) as run:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from asyncflow.engine.attempt import Attempt, Phase
 from asyncflow.engine.reporting import publish_progress
@@ -20,7 +20,7 @@ from asyncflow.lanes.thread import ThreadLane, ThreadWorker
 from asyncflow.testing.script import Script
 from asyncflow.testing.threads import ThreadsAtWork, Ticket
 
-__all__ = ["SimulatedInlineLane", "SimulatedThreadLane"]
+__all__ = ["SimulatedInlineLane", "SimulatedProcessLane", "SimulatedThreadLane"]
 
 
 def _play(call: Call, script: Script) -> float:
@@ -161,3 +161,41 @@ class SimulatedThreadLane(ThreadLane):
             worker.inbox.put(None)
         self._held.clear()
         super().close()
+
+
+class SimulatedProcessLane(SimulatedThreadLane):
+    """A process lane that starts no process: its calls run in threads, which hold the clock.
+
+    Coroutines run on the virtual loop, as a loop of their own would take real time.
+    """
+
+    name: ClassVar[str] = "process"
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        script: Script,
+        threads: ThreadsAtWork,
+        inline: SimulatedInlineLane,
+        *,
+        max_workers: int,
+    ) -> None:
+        super().__init__(loop, clock, script, threads, max_threads=max_workers)
+        self._inline = inline
+
+    def start(self, call: Call) -> None:
+        if call.is_coroutine:
+            self._inline.start(call)
+        else:
+            super().start(call)
+
+    def cancel(self, call: Call) -> None:
+        if call.is_coroutine:
+            self._inline.cancel(call)
+
+    def abandon(self, call: Call) -> None:
+        if call.is_coroutine:
+            self._inline.abandon(call)
+        else:
+            super().abandon(call)

@@ -20,7 +20,11 @@ from asyncflow.engine.surroundings import Surroundings
 from asyncflow.events import Event
 from asyncflow.lanes.lane import Lane
 from asyncflow.testing.gpus import FakeGpus
-from asyncflow.testing.lanes import SimulatedInlineLane, SimulatedThreadLane
+from asyncflow.testing.lanes import (
+    SimulatedInlineLane,
+    SimulatedProcessLane,
+    SimulatedThreadLane,
+)
 from asyncflow.testing.script import Script
 from asyncflow.testing.threads import ThreadsAtWork
 
@@ -89,13 +93,20 @@ class World(Surroundings):
         return f"virtual-{self._runs}"
 
     def lanes(
-        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], *, max_threads: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        *,
+        max_threads: int,
+        max_processes: int,
     ) -> dict[str, Lane]:
-        threads = cast("VirtualLoop", loop).threads
+        threads, script = cast("VirtualLoop", loop).threads, self._script
+        inline = SimulatedInlineLane(loop, clock, script)
         return {
-            "inline": SimulatedInlineLane(loop, clock, self._script),
-            "thread": SimulatedThreadLane(
-                loop, clock, self._script, threads, max_threads=max_threads
+            "inline": inline,
+            "thread": SimulatedThreadLane(loop, clock, script, threads, max_threads=max_threads),
+            "process": SimulatedProcessLane(
+                loop, clock, script, threads, inline, max_workers=max_processes
             ),
         }
 

@@ -122,7 +122,7 @@ async def test_a_step_that_waits_because_of_its_executor() -> None:
             gate.wait()
 
         pipeline = Pipeline("p", steps=[hang]).add_step(hang, "other")
-        async with pipeline.start(executor=ParallelExecutor(max_workers=1)) as run:
+        async with pipeline.start(executor=ParallelExecutor(1, backend="thread")) as run:
             await asyncio.sleep(1)
             assert run.explain("other") == (
                 "'other' waits for a worker: its executor allows 1 at once"

@@ -306,10 +306,18 @@ def test_a_group_that_keeps_steps_from_running_at_once_is_pointed_out() -> None:
 def test_a_step_that_could_not_know_its_device_is_pointed_out_or_refused() -> None:
     def train() -> None: ...
 
-    (warning,) = build(placed(step(train, resources={"gpu": 1}))).warnings
     (problem,) = problems_of(placed(step(train, resources={"gpu": 1}, lane="thread")))
-    assert warning == problem
     assert "step 'train' asks for a GPU in the thread lane" in problem
+    threads = {"g": Group(lane="thread")}
+    in_group = placed(step(train, resources={"gpu": 1}, execution_group="g"))
+    assert build(in_group, groups=threads).warnings == (problem,)
+
+
+def test_a_step_that_asks_for_a_device_runs_in_a_process_that_sees_no_other() -> None:
+    def train() -> None: ...
+
+    graph = build(placed(step(train, resources={"gpu": 1})))
+    assert (list(graph.units.lanes), graph.warnings) == (["process"], ())
 
 
 def test_a_step_that_takes_a_context_knows_its_device() -> None:

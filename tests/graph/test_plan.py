@@ -33,10 +33,10 @@ def training() -> Graph:
 
 TRAINING = """\
 p: 4 steps in 3 units, 3 levels deep
-  unit   lane    resources                             steps          waits for
+  unit   lane     resources                             steps          waits for
   load   inline
-  prep   inline  cpu=500m                              clean → stats  load
-  train  thread  cpu=8 memory=16Gi gpu=2x nvidia-v100                 prep"""
+  prep   inline   cpu=500m                              clean → stats  load
+  train  process  cpu=8 memory=16Gi gpu=2x nvidia-v100                 prep"""
 
 
 def test_a_plan_is_a_table_in_the_order_of_execution() -> None:

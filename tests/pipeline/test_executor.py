@@ -41,7 +41,7 @@ async def test_never_more_steps_than_workers_run_at_once(workers: int) -> None:
     pipeline = Pipeline("p")
     for number in range(20):
         pipeline.add_step(work, f"work {number}")
-    assert (await pipeline.run(executor=ParallelExecutor(max_workers=workers))).success
+    assert (await pipeline.run(executor=ParallelExecutor(workers, backend="thread"))).success
     assert counter.most == workers
 
 
@@ -56,7 +56,7 @@ async def test_more_workers_than_a_runtime_has_by_itself() -> None:
     pipeline = Pipeline("p")
     for number in range(60):
         pipeline.add_step(meet, f"meet {number}")
-    assert (await pipeline.run(executor=ParallelExecutor(max_workers=60))).success
+    assert (await pipeline.run(executor=ParallelExecutor(60, backend="thread"))).success
 
 
 @virtual_time
@@ -78,7 +78,7 @@ async def test_steps_that_name_their_lane_do_not_count() -> None:
             gate.open()
 
         pipeline = Pipeline("p", steps=[limited, free]).add_step(coroutine, after=[free])
-        result = await pipeline.run(executor=ParallelExecutor(max_workers=1))
+        result = await pipeline.run(executor=ParallelExecutor(1, backend="thread"))
     assert result.success
     assert ran == ["free", "coroutine"]
 
@@ -97,7 +97,7 @@ async def test_a_hanging_step_does_not_use_up_the_workers() -> None:
 
         async with Runtime(grace_seconds=1) as runtime:
             pipeline = Pipeline("p", steps=[hang, other], failure_policy="collect_all")
-            executor = ParallelExecutor(max_workers=1)
+            executor = ParallelExecutor(1, backend="thread")
             result = await pipeline.run(runtime=runtime, executor=executor)
     assert result["other"] == "ran"
 

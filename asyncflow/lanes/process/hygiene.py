@@ -1,0 +1,81 @@
+"""Whether a call left its worker as it found it.
+
+Checked after every call, so it has to be cheap. A worker whose state is dirty is retired.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+
+__all__ = ["Hygiene"]
+
+# Asking for all 64 would take longer than most tiny steps.
+_SIGNALS = tuple(
+    getattr(signal, f"SIG{name}")
+    for name in ("INT", "TERM", "HUP", "ALRM", "CHLD", "PIPE", "USR1", "USR2")
+    if hasattr(signal, f"SIG{name}")
+)
+
+
+class Hygiene:
+    """The state of a worker before its first call, and what of it has changed since."""
+
+    def __init__(self) -> None:
+        self._environment = dict(os.environ)
+        self._directory = os.getcwd()
+        self._umask = _umask()
+        self._handlers = [signal.getsignal(number) for number in _SIGNALS]
+        self._streams = _streams()
+        self._warnings = list(warnings.filters)
+        self._modules = len(sys.modules)
+
+    def changed(self) -> str:
+        """What has changed, in words; empty if nothing has."""
+        try:
+            if os.getcwd() != self._directory:
+                return "the working directory"
+        except OSError:
+            return "the working directory, which is gone"
+        if _streams() != self._streams:
+            return "the standard streams"
+        if os.environ != self._environment:
+            return "the environment"
+        if _umask() != self._umask:
+            return "the umask"
+        if [signal.getsignal(number) for number in _SIGNALS] != self._handlers:
+            return "a signal handler"
+        return self._changed_interpreter()
+
+    def _changed_interpreter(self) -> str:
+        if list(warnings.filters) != self._warnings:
+            if len(sys.modules) == self._modules:
+                return "the warning filters"
+            # A library that is imported may well set its own.
+            self._warnings = list(warnings.filters)
+        self._modules = len(sys.modules)
+        return self._changed_locale()
+
+    def _changed_locale(self) -> str:
+        locale = sys.modules.get("locale")
+        if locale is None:
+            return ""
+        now = locale.setlocale(locale.LC_ALL)
+        before, self._locale = getattr(self, "_locale", now), now
+        return "" if before == now else "the locale"
+
+
+def _umask() -> int:
+    now = os.umask(0o077)
+    os.umask(now)
+    return now
+
+
+def _streams() -> list[tuple[int, int]] | None:
+    try:
+        stats = [os.fstat(number) for number in (0, 1, 2)]
+    except OSError:
+        return None
+    return [(stat.st_dev, stat.st_ino) for stat in stats]

@@ -1,0 +1,398 @@
+"""The process lane: calls in worker processes of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from asyncflow.errors import StepFailed
+from asyncflow.lanes.lane import Call, Lane, LaneStatistics
+from asyncflow.lanes.process import wire
+from asyncflow.lanes.process.deaths import Death, worker_died
+from asyncflow.lanes.process.functions import FunctionTable
+from asyncflow.lanes.process.guardian import Guardian
+from asyncflow.lanes.process.payload import Parcel, discard, pack, unpack
+from asyncflow.lanes.process.raised import rebuild
+from asyncflow.lanes.process.worker_handle import WorkerHandle
+from asyncflow.lanes.worker_kind import PLAIN, WorkerKind
+from asyncflow.pickling.sending import dumps
+from asyncflow.pickling.unsendable import unsendable
+
+__all__ = ["ProcessLane"]
+
+_MOST_KNOWN = 500
+_FINISH_SECONDS = 1.5
+
+_Outcome = wire.Done | wire.Failed
+
+
+class ProcessLane(Lane):
+    """Worker processes that are started when first needed and live as long as the lane.
+
+    Spawned, never forked. Each makes one call at a time. One that dies fails only the call that
+    it was making, and another takes its place.
+
+    Args:
+        loop: the running event loop; it must be able to watch descriptors.
+        clock: seconds on its clock.
+        max_workers: how many workers may live at once, those that wait for nests apart.
+        max_units: a worker that has made this many calls is replaced.
+        max_resident_bytes: so is one that holds more memory than this after a call.
+        worker_name: what names of workers begin with.
+    """
+
+    name: ClassVar[str] = "process"
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        *,
+        max_workers: int,
+        max_units: int = 10_000,
+        max_resident_bytes: int = 1 << 30,
+        worker_name: str = "process",
+    ) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._max_workers = max_workers
+        self._max_units = max_units
+        self._max_resident_bytes = max_resident_bytes
+        self._worker_name = worker_name
+        self._spawned = 0
+        self._last_number = 0
+        self._workers: set[WorkerHandle] = set()
+        self._idle: dict[WorkerKind, list[WorkerHandle]] = {}
+        self._ending: set[WorkerHandle] = set()
+        self._waiting = 0  # workers whose calls only wait for their nests
+        self._lost: set[WorkerHandle] = set()
+        self._functions = FunctionTable()
+        self._guardian = Guardian()
+        self._gone = asyncio.Event()
+        self._closed = False
+
+    # -- starting --------------------------------------------------------------------------
+
+    def start(self, call: Call) -> None:
+        if call.worker is None:
+            try:
+                call.worker = self._take(call.worker_kind or PLAIN)
+            except OSError as error:
+                self._refuse(call, _no_worker(call.name, error))
+                return
+        worker: WorkerHandle = call.worker
+        worker.reserved = call.keep_worker
+        call.handle = worker
+        self._send(call, worker)
+
+    def _take(self, kind: WorkerKind) -> WorkerHandle:
+        """An idle worker of a kind, else a new one."""
+        idle = self._idle.get(kind)
+        if idle:
+            return idle.pop()
+        if len(self._workers) - self._waiting >= self._max_workers:
+            self._retire_one_idle()
+        return self._spawn(kind)
+
+    def _retire_one_idle(self) -> None:
+        """Make room for a worker of another kind."""
+        for workers in self._idle.values():
+            if workers:
+                self._retire(workers.pop(0))
+                return
+
+    def _spawn(self, kind: WorkerKind) -> WorkerHandle:
+        if sys.platform == "win32":
+            raise OSError("the process lane does not work on Windows; use lane='thread'")
+        self._spawned += 1
+        name = f"{self._worker_name}-{self._spawned}"
+        worker = WorkerHandle(self._loop, name, kind, self._told, self._died)
+        self._workers.add(worker)
+        self._guardian.watch(worker.pid)
+        return worker
+
+    def _send(self, call: Call, worker: WorkerHandle) -> None:
+        self._last_number += 1
+        number = self._last_number
+        try:
+            frame, parcel = self._frame_of(call, number, worker)
+            descriptor = parcel.write() if parcel.parts else None
+        except Exception as error:  # noqa: BLE001 - pickling calls the user's code
+            self._free(worker)
+            self._refuse(call, error)
+            return
+        if not worker.calls:
+            call.started = self._clock()  # until the worker says better
+        worker.calls[number] = call
+        worker.work.send(frame, descriptor)
+
+    def _frame_of(self, call: Call, number: int, worker: WorkerHandle) -> tuple[wire.Run, Parcel]:
+        function = self._functions.find(call.func, getattr(call, "run", None))
+        try:
+            parcel = pack((call.args, call.kwargs), dumps)
+        except Exception as error:
+            raise _unsendable_arguments(call, error) from error
+        new = []
+        if function.number not in worker.known:
+            if len(worker.known) >= _MOST_KNOWN:
+                worker.known.clear()
+                worker.work.send(wire.Forget(functions=True))
+            worker.known.add(function.number)
+            new = [wire.New(function.number, function.body)]
+        frame = wire.Run(
+            number, function.number, parcel.packet, call.name, call.is_coroutine, new, call.flow
+        )
+        return frame, parcel
+
+    def _refuse(self, call: Call, error: BaseException) -> None:
+        """Report a call that did not get to a worker: that step's failure only."""
+        call.error = error
+        call.finished = self._clock()
+        call.started = call.started or call.finished
+        call.done(call)
+
+    # -- what workers say --------------------------------------------------------------------
+
+    def _told(self, worker: WorkerHandle, frame: Any) -> None:
+        kind = type(frame)
+        if kind is wire.Done or kind is wire.Failed:
+            self._ended(worker, frame)
+        elif kind is wire.Report:
+            call = worker.calls.get(frame.number)
+            if call is not None:
+                call.report(frame.done, frame.total, frame.message)
+        elif kind is wire.LogLine:
+            _log(frame)
+        elif kind is wire.Recalled:
+            for number in frame.numbers:
+                self._move(worker, number)
+        elif kind is wire.Hello:
+            worker.started = True
+
+    def _ended(self, worker: WorkerHandle, frame: _Outcome) -> None:
+        worker.end_output(frame.marks)
+        call = worker.calls.pop(frame.number, None)
+        worker.resume_output()
+        worker.units += 1
+        if call is None:
+            discard(frame.value, worker.next_descriptor)
+            return
+        self._take_outcome(call, worker, frame)
+        if worker.lost:
+            self._lost.discard(worker)
+            worker.lost = False
+            self._retire(worker)
+        elif self._is_worn(worker, frame):
+            self._retire(worker)
+        else:
+            self._free(worker)
+        call.done(call)
+
+    def _take_outcome(self, call: Call, worker: WorkerHandle, frame: _Outcome) -> None:
+        now = self._clock()
+        call.finished = min(frame.finished, now)
+        call.started = min(frame.started, call.finished)
+        try:
+            value = unpack(frame.value, worker.next_descriptor)
+        except BaseException as error:  # noqa: BLE001 - unpickling calls the user's code
+            error.add_note(f"it was raised while the result of step {call.name!r} was unpickled")
+            call.error = error
+            return
+        if type(frame) is wire.Failed:
+            call.error = rebuild(value, worker.name)
+        elif call.flow is None:
+            call.value = value
+        else:
+            call.value = call.take_parts(value, worker)
+
+    def _is_worn(self, worker: WorkerHandle, frame: _Outcome) -> bool:
+        """Whether a worker should be replaced; one that is kept for a group goes on."""
+        if worker.reserved and not frame.dirty:
+            return False
+        return bool(
+            frame.dirty
+            or worker.units >= self._max_units
+            or frame.resident_bytes > self._max_resident_bytes
+        )
+
+    def _free(self, worker: WorkerHandle) -> None:
+        """Have a worker that has nothing to do wait for something."""
+        if worker.is_free and worker in self._workers:
+            self._idle.setdefault(worker.kind, []).append(worker)
+
+    def _move(self, worker: WorkerHandle, number: int) -> None:
+        """A call was not begun and will not be here: make it elsewhere."""
+        call = worker.calls.pop(number, None)
+        if call is None:
+            return
+        call.worker = None
+        self.start(call)
+
+    # -- ends --------------------------------------------------------------------------------
+
+    def _retire(self, worker: WorkerHandle) -> None:
+        self._forget(worker)
+        if not worker.is_gone:
+            self._ending.add(worker)
+            worker.retire()
+
+    def _forget(self, worker: WorkerHandle) -> None:
+        """Count on a worker no longer."""
+        self._workers.discard(worker)
+        idle = self._idle.get(worker.kind, ())
+        if worker in idle:
+            idle.remove(worker)  # type: ignore[union-attr]
+
+    def _died(self, worker: WorkerHandle, death: Death) -> None:
+        """A worker has ended, and all that it had sent was told."""
+        self._guardian.forget(worker.pid)
+        self._forget(worker)
+        self._ending.discard(worker)
+        self._lost.discard(worker)
+        calls, worker.calls = worker.calls, {}
+        blamed = worker.last_number
+        if blamed not in calls and calls and not worker.started:
+            blamed = next(iter(calls))
+        for number, call in calls.items():
+            if number == blamed or (worker.reserved and not worker.retiring):
+                self._fail_dead(call, worker, death)
+            elif self._closed:
+                self._cancel_dead(call)
+            else:
+                call.worker = None
+                self.start(call)
+        self._gone.set()
+
+    def _fail_dead(self, call: Call, worker: WorkerHandle, death: Death) -> None:
+        if worker.killed:
+            self._cancel_dead(call)
+            return
+        number = getattr(call, "number", 1)
+        call.error = worker_died(death, call.name, worker.name, number, worker.last_output)
+        self._end_dead(call)
+
+    def _cancel_dead(self, call: Call) -> None:
+        call.error = asyncio.CancelledError("its worker was killed")
+        self._end_dead(call)
+
+    def _end_dead(self, call: Call) -> None:
+        call.finished = self._clock()
+        call.started = call.started or call.finished
+        call.done(call)
+
+    # -- stopping ----------------------------------------------------------------------------
+
+    def cancel(self, call: Call) -> None:
+        worker: WorkerHandle = call.handle
+        number = next((number for number, other in worker.calls.items() if other is call), None)
+        if number is not None:
+            worker.control.send(wire.Cancel(number))
+
+    def kill(self, call: Call) -> bool:
+        worker: WorkerHandle = call.handle
+        if worker.killed:
+            return False
+        worker.kill()
+        return True
+
+    def abandon(self, call: Call) -> None:
+        worker: WorkerHandle = call.handle
+        worker.lost = True
+        worker.reserved = False
+        self._forget(worker)
+        self._lost.add(worker)
+
+    # -- room --------------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        if any(self._idle.values()):
+            return True
+        return len(self._workers) - self._waiting < self._max_workers
+
+    def reserve(self, kind: Any = None) -> WorkerHandle | None:
+        try:
+            worker = self._take(kind or PLAIN)
+        except OSError:
+            return None
+        worker.reserved = True
+        return worker
+
+    def release(self, worker: WorkerHandle) -> None:
+        if worker.reserved:
+            worker.reserved = False
+            self._free(worker)
+
+    def lend(self, worker: WorkerHandle) -> None:
+        self._waiting += 1
+
+    def take_back(self, worker: WorkerHandle) -> None:
+        self._waiting -= 1
+
+    def statistics(self) -> LaneStatistics:
+        idle = sum(map(len, self._idle.values()))
+        return LaneStatistics(
+            workers=len(self._workers),
+            busy=len(self._workers) - idle,
+            lost=len(self._lost),
+        )
+
+    async def finish(self) -> None:
+        """Let idle workers leave in peace, so that what they have to tidy up is tidied up."""
+        for worker in list(self._workers):
+            if worker.is_free:
+                self._retire(worker)
+        until = self._loop.time() + _FINISH_SECONDS
+        while self._ending and (left := until - self._loop.time()) > 0:
+            self._gone.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._gone.wait()
+            except TimeoutError:
+                return
+
+    def close(self) -> None:
+        self._closed = True
+        for worker in (*self._workers, *self._ending, *self._lost):
+            calls, worker.calls = worker.calls, {}
+            worker.end_now()
+            self._guardian.forget(worker.pid)
+            for call in calls.values():
+                self._loop.call_soon(self._cancel_dead, call)
+        self._workers.clear()
+        self._idle.clear()
+        self._ending.clear()
+        self._lost.clear()
+        self._guardian.close()
+
+
+def _no_worker(step: str, error: OSError) -> Exception:
+    refused = StepFailed(f"step {step!r} got no worker process: {error}", step=step)
+    refused.__cause__ = error
+    return refused
+
+
+def _unsendable_arguments(call: Call, error: Exception) -> Exception:
+    """Which argument cannot be sent, by the name of its parameter."""
+    from asyncflow.step import parameters_of
+
+    names = [parameter.name for parameter in parameters_of(call.func)]
+    given = {
+        names[place] if place < len(names) else f"argument {place + 1}": value
+        for place, value in enumerate(call.args)
+    }
+    where = unsendable({**given, **(call.kwargs or {})}, "", dumps, error)
+    return TypeError(
+        f"step {call.name!r} cannot be sent its arguments: {where}; pass what can be pickled, or "
+        "use lane='thread'"
+    )
+
+
+def _log(frame: wire.LogLine) -> None:
+    record = logging.makeLogRecord(pickle.loads(frame.fields))
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)

@@ -1,0 +1,389 @@
+"""The worker's side: reads calls, makes them one after the other, tells what came of them.
+
+The main thread makes the calls. A thread of its own reads the control channel: cancels, recalls
+and answers, and the end of that channel, at which the whole process group dies at once, however
+busy the main thread is.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from asyncflow.lanes.process import kept, wire
+from asyncflow.lanes.process.control import RemoteControl
+from asyncflow.lanes.process.hygiene import Hygiene
+from asyncflow.lanes.process.payload import Parcel, discard, pack, plain_dumps, unpack
+from asyncflow.lanes.process.streams import Streams
+from asyncflow.pickling import here
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Worker", "main"]
+
+# A call that takes longer may have grown the process.
+_LOOK_AT_MEMORY_SECONDS = 0.01
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+Outcome = wire.Done | wire.Failed
+
+
+class Worker:
+    """Makes the calls that come on one channel.
+
+    Args:
+        work, control: see :mod:`asyncflow.lanes.process.wire`.
+        word: shared with the host; holds the number of the call that is being made.
+        streams: where the output of calls goes.
+    """
+
+    def __init__(
+        self, work: wire.Channel, control: wire.Channel, word: memoryview, streams: Streams
+    ) -> None:
+        self.work = work
+        self._control = control
+        self._word = word
+        self._streams = streams
+        self._functions: dict[int, Callable[..., Any]] = {}
+        self._waiting: deque[wire.HostFrame] = deque()
+        self._hygiene = Hygiene()
+        # Guards what the two threads share: which call is being made, and which must not be.
+        self._lock = threading.Lock()
+        self._unwanted: set[int] = set()
+        self._cancelled: set[int] = set()
+        self._broken_chain = 0
+        self._current = 0
+        self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_dirty = ""
+
+    # -- the main thread -------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Make calls until the host closes the channel."""
+        while (frames := self.work.receive()) is not None:
+            self._waiting.extend(frames)
+            while self._waiting:
+                self._handle(self._waiting.popleft())
+
+    def _handle(self, frame: wire.HostFrame) -> None:
+        if isinstance(frame, wire.Run):
+            for new in frame.new:
+                self._learn(new)
+            if self._may_begin(frame):
+                self._make(frame)
+            else:
+                discard(frame.args, self.work.next_descriptor)
+        elif isinstance(frame, wire.Forget):
+            if frame.functions:
+                self._functions.clear()
+            for number in frame.kept:
+                kept.VALUES.pop(number, None)
+
+    def _may_begin(self, frame: wire.Run) -> bool:
+        """Whether a call is still wanted; from then on it counts as begun."""
+        number = frame.number
+        with self._lock:
+            if self._is_dirty or (frame.chain and frame.chain == self._broken_chain):
+                wanted = False
+            elif number in self._unwanted:
+                self._unwanted.discard(number)
+                return False  # it was told of already
+            else:
+                self._current, wanted = number, True
+        if not wanted:
+            self.tell(wire.Recalled([number]))
+        return wanted
+
+    def _learn(self, new: wire.New) -> None:
+        try:
+            self._functions[new.number] = pickle.loads(new.body)
+        except BaseException as error:  # noqa: BLE001 - importing runs the user's code
+            self._functions[new.number] = _Unloadable(error)
+
+    def _make(self, frame: wire.Run) -> None:
+        """Make one call and tell what came of it."""
+        number = frame.number
+        wire.WORD.pack_into(self._word, 0, number)
+        started = time.monotonic()
+        parcel, failed = self._outcome(frame)
+        finished = time.monotonic()
+        with self._lock:
+            self._current = 0
+            self._cancelled.discard(number)
+            if failed and frame.chain:
+                self._broken_chain = frame.chain
+        self._is_dirty = self._hygiene.changed()
+        marks = self._streams.mark()
+        resident = _resident_bytes() if finished - started > _LOOK_AT_MEMORY_SECONDS else 0
+        kind = wire.Failed if failed else wire.Done
+        outcome = kind(number, parcel.packet, started, finished, marks, self._is_dirty, resident)
+        self.tell(outcome, self._written(parcel, outcome))
+        wire.WORD.pack_into(self._word, 0, 0)
+
+    def _written(self, parcel: Parcel, outcome: Outcome) -> int | None:
+        try:
+            return parcel.write()
+        except OSError as error:
+            raised = MemoryError(
+                f"a result of {parcel.large_bytes:,} bytes found no room in memory ({error})"
+            )
+            outcome.value = self._failure(raised).packet
+            return None
+
+    def _outcome(self, frame: wire.Run) -> tuple[Parcel, bool]:
+        """What a call gives, ready to be sent, and whether that is an exception."""
+        try:
+            value = contextvars.copy_context().run(self._call, frame)
+            if frame.flow is not None:
+                value = _keep(value, frame.flow, frame.name)
+            return self._packed(value, frame.name), False
+        except BaseException as error:  # noqa: BLE001 - whatever it raises is its outcome
+            error.__traceback__ = _without_own_frames(error)
+            return self._failure(error), True
+
+    def _call(self, frame: wire.Run) -> Any:
+        args, kwargs = unpack(frame.args, self.work.next_descriptor)
+        func = self._functions[frame.function]
+        if frame.is_coroutine:
+            return self._run_coroutine(frame.number, func, args, kwargs)
+        if frame.number in self._cancelled:
+            raise _cancelled_error()
+        value = func(*args, **kwargs) if kwargs else func(*args)
+        if inspect.iscoroutine(value):
+            from asyncflow.lanes.lane import refuse_coroutine
+
+            refuse_coroutine(value, frame.name)
+        return value
+
+    def _packed(self, value: Any, name: str) -> Parcel:
+        try:
+            return pack(value, result_dumps)
+        except Exception as error:
+            from asyncflow.pickling.unsendable import unsendable
+
+            where = unsendable(value, "result", result_dumps, error)
+            raise TypeError(
+                f"step {name!r} returned what cannot be sent back from its worker: {where}; return "
+                "something that can be pickled"
+            ) from error
+
+    def _failure(self, error: BaseException) -> Parcel:
+        from asyncflow.lanes.process.raised import flatten
+
+        return pack(flatten(error, result_dumps))
+
+    # -- coroutines --------------------------------------------------------------------------
+
+    def _run_coroutine(self, number: int, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a coroutine function on the worker's own event loop."""
+        import asyncio
+
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        outcome: list[Any] = []
+
+        async def run() -> None:
+            # SystemExit and KeyboardInterrupt, let out of a task, would end the loop as such.
+            try:
+                outcome.append(await func(*args, **(kwargs or {})))
+            except BaseException as error:  # noqa: BLE001 - handed on right below
+                outcome.append(None)
+                outcome.append(error)
+
+        task = self._loop.create_task(run())
+        with self._lock:
+            self._task = task
+            if number in self._cancelled:
+                task.cancel()
+        try:
+            self._loop.run_until_complete(task)
+        except asyncio.CancelledError as error:
+            outcome[:] = [None, error]
+        finally:
+            with self._lock:
+                self._task = None
+            self._end_tasks(self._loop)
+        if len(outcome) > 1:
+            raise outcome[1]
+        return outcome[0]
+
+    def _end_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel what a coroutine left behind on the loop."""
+        import asyncio
+
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=1))
+
+    # -- the control thread ------------------------------------------------------------------
+
+    def obey(self) -> None:
+        """Read the control channel; at its end the host is gone, and so is this process."""
+        try:
+            while (frames := self._control.receive()) is not None:
+                for frame in frames:
+                    self._obey_one(frame)
+        finally:
+            die()
+
+    def _obey_one(self, frame: wire.HostFrame) -> None:
+        if isinstance(frame, wire.Cancel):
+            with self._lock:
+                self._cancelled.add(frame.number)
+                if frame.chain:
+                    self._broken_chain = frame.chain
+                if self._task is not None and self._current == frame.number:
+                    assert self._loop is not None
+                    self._loop.call_soon_threadsafe(self._task.cancel)
+        elif isinstance(frame, wire.Recall):
+            self._recall(frame.numbers)
+
+    def _recall(self, numbers: list[int]) -> None:
+        with self._lock:
+            recalled = [number for number in numbers if number > self._current]
+            self._unwanted.update(recalled)
+        self.tell(wire.Recalled(recalled))
+
+    # -- what calls do -------------------------------------------------------------------------
+
+    def tell(self, frame: wire.WorkerFrame, descriptor: int | None = None) -> None:
+        """Send a frame to the host; from any thread."""
+        try:
+            self.work.send(frame, descriptor)
+        except ConnectionError:
+            die()
+
+    def log(self, fields: dict[str, Any]) -> None:
+        """Send a log record to the host."""
+        self.tell(wire.LogLine(pickle.dumps(fields)))
+
+    def control(self) -> RemoteControl:
+        """What the context of the call that is being made needs."""
+        return RemoteControl(self, self._current)
+
+    def is_cancelled(self, number: int) -> bool:
+        """Whether a call was told to stop."""
+        return number in self._cancelled
+
+
+class _Unloadable:
+    """In the place of a function that could not be loaded."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError(
+            "the step's function cannot be loaded in a worker: "
+            f"{type(self._error).__name__}: {self._error}; its module has to be importable there "
+            "from the same sys.path"
+        ) from self._error
+
+
+def result_dumps(value: Any, take: Any = None) -> bytes:
+    """Pickle a result: by cloudpickle where pickle fails, as for what lives in ``__main__``."""
+    try:
+        return plain_dumps(value, take)
+    except Exception:  # noqa: BLE001 - cloudpickle says what is wrong, if anything is
+        from asyncflow.pickling.by_value import dumps_by_value
+
+        return dumps_by_value(value, take)
+
+
+def _keep(value: Any, flow: wire.Flow, name: str) -> Any:
+    """Keep what stays here, and put its number in its place."""
+    parts = [value] if flow.parts is None else kept.parts_of(value, flow.parts, name)
+    for number in flow.drop:
+        kept.VALUES.pop(number, None)
+    for number, part in zip(flow.keep, parts, strict=True):
+        if number:
+            kept.VALUES[number] = part
+    return [part if back else None for part, back in zip(parts, flow.back, strict=True)]
+
+
+def _without_own_frames(error: BaseException) -> Any:
+    """The traceback from where the step's own code begins."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _cancelled_error() -> BaseException:
+    import asyncio
+
+    return asyncio.CancelledError("it was cancelled before it began")
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
+
+
+def die() -> None:
+    """End this process and all that it has started, at once."""
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _die_with(host: int) -> None:
+    """See that the kernel kills this process when its host dies."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    set_death_signal = 1
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    if os.getppid() != host:  # it died before that
+        die()
+
+
+def main(
+    work: int, control: int, word: int, host: int, mark: bytes, levels: dict[str, int]
+) -> None:
+    """Serve a host until it closes the channel.
+
+    Args:
+        work, control, word: descriptors.
+        host: the process to die with.
+        mark: what stands behind the output of a call.
+        levels: of the host's loggers that have one set, by name.
+    """
+    import mmap
+
+    worker = Worker(
+        wire.Channel(socket.socket(fileno=wire.out_of_the_way(work)), wire.HostFrame),
+        wire.Channel(socket.socket(fileno=wire.out_of_the_way(control)), wire.HostFrame),
+        memoryview(mmap.mmap(word, wire.WORD.size)),
+        Streams(mark),
+    )
+    os.close(word)
+    here.control = worker.control
+
+    def obey() -> None:
+        _die_with(host)
+        worker.obey()
+
+    threading.Thread(target=obey, name="asyncflow-control", daemon=True).start()
+    from asyncflow.lanes.process import worker_logging
+
+    worker_logging.install(worker.log, levels)
+    worker.tell(wire.Hello(os.getpid()))
+    worker.serve()

@@ -1,0 +1,238 @@
+"""A worker as the host sees it: its process, its channels, its calls, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from asyncflow.lanes.process import wire
+from asyncflow.lanes.process.deaths import Reaper
+from asyncflow.lanes.process.output import OutputReader
+from asyncflow.lanes.process.sender import Sender
+from asyncflow.lanes.process.spawning import spawn
+from asyncflow.lanes.worker_kind import WorkerKind
+
+if TYPE_CHECKING:
+    from asyncflow.lanes.lane import Call
+    from asyncflow.lanes.process.deaths import Death
+
+__all__ = ["WorkerHandle"]
+
+_LOOK_AGAIN_SECONDS = 0.005
+# A worker that closed its channel and lives on is of no use.
+_PATIENCE_LOOKS = 200
+_END_SECONDS = 1.0
+_LAST_LINES = 20
+
+
+class WorkerHandle:
+    """One worker process.
+
+    Args:
+        loop: the running event loop.
+        name, kind: what it is called and started with.
+        told: is given each frame that comes from it.
+        died: is told of its end, once all it had sent was told.
+
+    Attributes:
+        calls: what it has been given and has not reported, in order, by number.
+        known: the functions that it has.
+        reserved: whether it is kept for a group.
+        killed: whether the host ended it.
+        retiring: whether it is given nothing more.
+        units: how many calls it has made.
+
+    Raises:
+        OSError: the system gives no process, descriptor or memory for it.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        kind: WorkerKind,
+        told: Callable[[WorkerHandle, Any], None],
+        died: Callable[[WorkerHandle, Death], None],
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.calls: dict[int, Call] = {}
+        self.known: set[int] = set()
+        self.reserved = self.killed = self.retiring = self.lost = self.started = False
+        self.is_gone = False
+        self.units = 0
+        self._loop, self._told, self._died = loop, told, died
+        mark = b"\0" + os.urandom(12).hex().encode() + b"\0"
+        spawned = spawn(kind, name, mark)
+        self._process = spawned.process
+        self.pid = spawned.process.pid
+        self._reaper = Reaper(self.pid)
+        self._word = mmap.mmap(spawned.word, wire.WORD.size)
+        os.close(spawned.word)
+        self._work = wire.Channel(spawned.work, wire.WorkerFrame)
+        self._control = wire.Channel(spawned.control, wire.WorkerFrame)
+        self.work = Sender(loop, self._work)
+        self.control = Sender(loop, self._control)
+        self._outputs = [
+            OutputReader(spawned.stdout, 1, mark, self._take_output),
+            OutputReader(spawned.stderr, 2, mark, self._take_output),
+        ]
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks = 0
+        self._pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
+        self._watch()
+
+    def __repr__(self) -> str:
+        return f"<worker {self.name} {self.pid}>"
+
+    def _watch(self) -> None:
+        loop = self._loop
+        loop.add_reader(self._work.socket.fileno(), self._read_work)
+        for output in self._outputs:
+            loop.add_reader(output.descriptor, self._read_output, output)
+        if self._pidfd is not None:
+            loop.add_reader(self._pidfd, self._look)
+
+    @property
+    def next_descriptor(self) -> Callable[[], int]:
+        """Gives the descriptor of the frame that is being told."""
+        return self._work.next_descriptor
+
+    @property
+    def current(self) -> int:
+        """The number of the call that it is making, 0 for none."""
+        number: int = wire.WORD.unpack_from(self._word, 0)[0]
+        return number
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it has nothing to do and may be given something."""
+        return not (self.calls or self.reserved or self.retiring or self.is_gone or self.lost)
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def _read_work(self) -> None:
+        frames = self._work.receive()
+        if frames is None:
+            self._loop.remove_reader(self._work.socket.fileno())
+            self._look()
+            return
+        for frame in frames:
+            self._told(self, frame)
+
+    def _read_output(self, output: OutputReader) -> None:
+        if not output.read():
+            self._loop.remove_reader(output.descriptor)
+
+    def _take_output(self, stream: str, lines: tuple[str, ...]) -> None:
+        call = next(iter(self.calls.values()), None)
+        if call is not None:
+            call.take_output(stream, lines)
+
+    def end_output(self, marks: int) -> None:
+        """The first call has ended; what it printed is told before anything follows from that."""
+        for output in self._outputs:
+            output.end_call(bool(marks & (1 if output is self._outputs[0] else 2)))
+
+    def resume_output(self) -> None:
+        """What is printed from now on belongs to the call that is the first one now."""
+        for output in self._outputs:
+            output.resume()
+
+    @property
+    def last_output(self) -> tuple[str, ...]:
+        """The last lines that it wrote, those on stderr last."""
+        lines = [line for output in self._outputs for line in output.last_lines]
+        return tuple(lines[-_LAST_LINES:])
+
+    # -- its end ---------------------------------------------------------------------------
+
+    def retire(self) -> None:
+        """Give it nothing more and let it end in peace; killed if it takes long."""
+        if self.retiring or self.is_gone:
+            return
+        self.retiring = True
+        self.work.close()
+        with suppress(OSError):  # it may have gone already
+            # The worker reads on to here, and leaves.
+            self._work.socket.shutdown(socket.SHUT_WR)
+        self._timer = self._loop.call_later(_END_SECONDS, self.kill)
+
+    def kill(self) -> None:
+        """End it at once, with all that it has started."""
+        if not self.is_gone:
+            self.killed = True
+            _kill_group(self.pid)
+
+    def _look(self) -> None:
+        """See whether it has ended: its channel has, or the kernel says so."""
+        if self.is_gone:
+            return
+        if not self._reaper.has_ended():
+            self._looks += 1
+            if self._looks > _PATIENCE_LOOKS:
+                self.kill()
+            self._loop.call_later(_LOOK_AGAIN_SECONDS, self._look)
+            return
+        self._read_the_rest()
+        _kill_group(self.pid)  # what it leaves behind; its number cannot be another's yet
+        self._let_go()
+        self._died(self, self._reaper.reap())
+
+    def _read_the_rest(self) -> None:
+        """Whatever it said before it ended counts."""
+        while True:
+            try:
+                frames = self._work.receive()
+            except BlockingIOError:
+                break
+            if frames is None:
+                break
+            for frame in frames:
+                self._told(self, frame)
+        for output in self._outputs:
+            output.read()
+            output.end_call(False)
+
+    def end_now(self) -> None:
+        """Kill it and wait for that, which takes a moment at most."""
+        if self.is_gone:
+            return
+        self.kill()
+        self._let_go()
+        self._reaper.reap()
+
+    def _let_go(self) -> None:
+        """Close all that was open for it."""
+        loop = self._loop
+        self.is_gone = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.work.close()
+        self.control.close()
+        if not loop.is_closed():
+            loop.remove_reader(self._work.socket.fileno())
+            for output in self._outputs:
+                loop.remove_reader(output.descriptor)
+            if self._pidfd is not None:
+                loop.remove_reader(self._pidfd)
+        self.last_number = self.current
+        for closing in (self._work, self._control, *self._outputs, self._word):
+            closing.close()  # type: ignore[attr-defined]
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+        # It was waited for here, so that its Popen need not.
+        self._process.returncode = 0
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return

@@ -1,0 +1,1 @@
+"""Pickling for other processes: by reference, else by value; and what to say where it fails."""

@@ -1,0 +1,249 @@
+"""The process lane: as every lane, and its pool: grown when needed, bounded, mended."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import functools
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from asyncflow import WorkerDied
+from asyncflow.lanes.lane import Lane
+from asyncflow.lanes.process.lane import ProcessLane
+from asyncflow.lanes.worker_kind import WorkerKind
+from tests.lanes.conformance import Held, LaneConformance, Reports, held_call, make_call
+
+MOST_WORKERS = 3
+PATIENCE_SECONDS = 30.0
+LOOK_SECONDS = 0.002
+
+
+def make_lane(**options: Any) -> ProcessLane:
+    loop = asyncio.get_running_loop()
+    return ProcessLane(loop, loop.time, **{"max_workers": MOST_WORKERS, **options})
+
+
+@pytest.fixture
+async def lane() -> AsyncIterator[ProcessLane]:
+    made = make_lane()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def reports() -> Reports:
+    return Reports()
+
+
+def wait_for_file(begun: Path, gate: Path) -> None:
+    """Say that it has begun, and wait until the gate is there."""
+    begun.touch()
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not gate.exists():
+        assert time.monotonic() < until
+        time.sleep(LOOK_SECONDS)
+
+
+async def appears(path: Path) -> None:
+    """Wait for a file that another process makes; nothing else tells of it."""
+    while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def hold_a_process(folder: Path) -> Held:
+    """A sync call cannot be cancelled: it ends when it is let go, told to stop or not."""
+    number = len(list(folder.iterdir()))
+    begun, gate = folder / f"begun-{number}", folder / f"gate-{number}"
+    (folder / f"taken-{number}").touch()
+    return Held(
+        functools.partial(wait_for_file, begun, gate),
+        False,
+        functools.partial(appears, begun),
+        gate.touch,
+    )
+
+
+@pytest.mark.both_loops
+class TestProcessLane(LaneConformance):
+    most_at_once = MOST_WORKERS
+    shares_memory = False
+    who: Callable[[], int] = staticmethod(os.getpid)
+
+    @pytest.fixture
+    async def lane(self) -> Lane:
+        return make_lane()
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self._folder = tmp_path
+
+    def hold(self, *, stubborn: bool = False) -> Held:
+        return hold_a_process(self._folder)
+
+
+# -- the pool ----------------------------------------------------------------------------
+
+
+async def test_no_process_is_started_before_the_first_call(lane: ProcessLane) -> None:
+    assert lane.has_room()
+    assert lane.statistics().workers == 0
+    assert not psutil.Process().children()
+
+
+async def test_one_call_after_the_other_needs_one_worker(
+    lane: ProcessLane, reports: Reports
+) -> None:
+    for count in range(1, 21):
+        lane.start(make_call(os.getpid, reports))
+        await reports.wait_for(count)
+    assert len({call.value for call in reports.calls}) == 1
+    assert reports.calls[0].value != os.getpid()
+    assert reports.calls[0].worker.name == "process-1"
+
+
+async def test_a_call_runs_in_a_worker_of_its_own_kind_only(
+    lane: ProcessLane, reports: Reports
+) -> None:
+    kinds = [WorkerKind(("0", "3"), 2), WorkerKind(("1",), 1), WorkerKind(("0", "3"), 2)]
+    for count, kind in enumerate(kinds, start=1):
+        lane.start(make_call(seen_environment, reports, worker_kind=kind))
+        await reports.wait_for(count)
+    assert [call.value[1:] for call in reports.calls] == [("0,3", "2"), ("1", "1"), ("0,3", "2")]
+    first, second, third = (call.value[0] for call in reports.calls)
+    assert first == third != second
+
+
+def seen_environment() -> tuple[int, str, str]:
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]
+
+
+async def test_idle_workers_of_another_kind_make_room(reports: Reports) -> None:
+    lane = make_lane(max_workers=1)
+    for count, device in enumerate("012", start=1):
+        assert lane.has_room()
+        lane.start(make_call(os.getpid, reports, worker_kind=WorkerKind((device,))))
+        await reports.wait_for(count)
+    assert lane.statistics().workers == 1
+    lane.close()
+
+
+async def test_a_worker_is_replaced_after_so_many_calls(reports: Reports) -> None:
+    lane = make_lane(max_units=2)
+    for count in range(1, 5):
+        lane.start(make_call(os.getpid, reports))
+        await reports.wait_for(count)
+    first, second, third, fourth = (call.value for call in reports.calls)
+    assert first == second != third == fourth
+    await lane.finish()
+    assert not [child for child in psutil.Process().children() if child.name() != "sh"]
+    lane.close()
+
+
+async def test_a_worker_that_holds_much_memory_is_replaced(reports: Reports) -> None:
+    lane = make_lane(max_resident_bytes=1)
+    lane.start(make_call(time.sleep, reports, 0.02))
+    await reports.wait_for(1)
+    assert lane.statistics().workers == 0
+    lane.close()
+
+
+# -- deaths ------------------------------------------------------------------------------
+
+
+def kill_myself(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(PATIENCE_SECONDS)
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+DEATHS = [
+    (functools.partial(kill_myself, signal.SIGKILL), signal.SIGKILL, None, "no memory left"),
+    (crash, signal.SIGSEGV, None, r"crashed \(SIGSEGV\)"),
+    (os.abort, signal.SIGABRT, None, r"aborted \(SIGABRT\)"),
+    (functools.partial(os._exit, 3), 0, 3, "exited with code 3"),
+    (functools.partial(kill_myself, signal.SIGTERM), signal.SIGTERM, None, "ended by SIGTERM"),
+]
+
+
+@pytest.mark.parametrize("func, number, code, sentence", DEATHS)
+async def test_each_way_to_die_is_told_apart(
+    lane: ProcessLane,
+    reports: Reports,
+    func: Callable[[], None],
+    number: int,
+    code: int | None,
+    sentence: str,
+) -> None:
+    lane.start(make_call(func, reports, name="fatal"))
+    await reports.wait_for(1)
+    error = reports.calls[0].error
+    assert isinstance(error, WorkerDied)
+    assert (error.step, error.signal, error.exit_code) == ("fatal", number, code)
+    with pytest.raises(WorkerDied, match=sentence):
+        raise error
+    after = make_call(len, reports, "next")
+    lane.start(after)
+    await reports.wait_for(2)
+    assert after.value == 4
+
+
+async def test_a_crash_brings_its_traceback(lane: ProcessLane, reports: Reports) -> None:
+    lane.start(make_call(crash, reports))
+    await reports.wait_for(1)
+    assert "in crash" in "\n".join(reports.calls[0].error.last_output)
+
+
+async def test_a_death_leaves_other_calls_alone(
+    lane: ProcessLane, reports: Reports, tmp_path: Path
+) -> None:
+    held = hold_a_process(tmp_path)
+    innocent = held_call(held, reports)
+    lane.start(innocent)
+    await held.begun()
+    lane.start(make_call(os._exit, reports, 1))
+    await reports.wait_for(1)
+    held.let_go()
+    await reports.wait_for(2)
+    assert innocent.error is None
+
+
+def leave_a_child() -> int:
+    import subprocess
+
+    return subprocess.Popen(["sleep", "1000"]).pid
+
+
+async def test_a_dead_worker_s_children_die_with_it(lane: ProcessLane, reports: Reports) -> None:
+    lane.start(make_call(leave_a_child, reports))
+    await reports.wait_for(1)
+    child = psutil.Process(reports.calls[0].value)
+    lane.start(make_call(os._exit, reports, 1))
+    await reports.wait_for(2)
+    psutil.wait_procs([child], timeout=PATIENCE_SECONDS)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_stubborn_call_is_killed(
+    lane: ProcessLane, reports: Reports, tmp_path: Path
+) -> None:
+    held = hold_a_process(tmp_path)
+    call = held_call(held, reports)
+    lane.start(call)
+    await held.begun()
+    call.cancel_requested = True
+    lane.cancel(call)
+    assert lane.kill(call)
+    await reports.wait_for(1)
+    assert isinstance(call.error, asyncio.CancelledError)
+    assert not lane.kill(call)
