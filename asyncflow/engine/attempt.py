@@ -108,6 +108,14 @@ class Attempt(Call, eq=False):
         assert self.run.nesting is not None
         return self.run.nesting.loop
 
+    def began(self) -> None:
+        """Its timeout counts from now on."""
+        seconds = self.run.graph.nodes[self.node].step.timeout
+        if seconds is None or self.timer is not None or self.stop is not Stop.NONE:
+            return
+        if self.phase is Phase.RUNNING:
+            self.run.set_timeout(self, seconds)
+
     def take_output(self, stream: str, lines: tuple[str, ...]) -> None:
         """What a worker process has printed meanwhile."""
         self.run.take_output(self, stream, lines)

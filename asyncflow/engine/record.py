@@ -156,6 +156,7 @@ class RunRecord:
         self.ended_at = 0.0
         self.on_end: list[Callable[[RunRecord], None]] = []
         self.report_soon: Callable[[Attempt], None] = _drop_report
+        self.set_timeout: Callable[[Attempt, float], None] = _set_no_timeout
 
     def rank(self, unit: int) -> float | None:
         """The place of a unit among those that are ready, lower first; None for arrival order."""
@@ -314,6 +315,10 @@ class RunRecord:
 async def _launch_nothing(*_: Any) -> Any:
     """Nested runs of a run that no runtime owns."""
     raise RuntimeError("this run belongs to no runtime")
+
+
+def _set_no_timeout(attempt: Attempt, seconds: float) -> None:
+    """Timeouts in a run that the scheduler does not own."""
 
 
 def _drop_report(attempt: Attempt) -> None:

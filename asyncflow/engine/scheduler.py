@@ -191,6 +191,7 @@ class Scheduler:
         """Take a run on; its first units start in a coming turn."""
         self.runs[run.run_id] = run
         run.report_soon = partial(report_soon, self.loop)
+        run.set_timeout = self.stopping.set_timeout
         run.nesting = self.nesting
         self._new_runs.append(run)
         self.wake()

@@ -262,9 +262,10 @@ class Starting:
         run.states[node] = RUNNING
         if attempt.number > 1:
             run.attempts[node] = attempt.number
-        if step.timeout is not None:
+        lane = self._lane_of(attempt)
+        if step.timeout is not None and not lane.tells_begin:
             self._scheduler.stopping.set_timeout(attempt, step.timeout)
-        self._start(attempt, self._lane_of(attempt))
+        self._start(attempt, lane)
 
     def _start(self, attempt: Attempt, lane: Lane) -> None:
         run = attempt.run

@@ -65,6 +65,9 @@ class Call(msgspec.Struct, eq=False):
     worker_kind: Any = None
     flow: Any = None
 
+    def began(self) -> None:
+        """The call begins now, from a lane that tells so."""
+
     def take_output(self, stream: str, lines: tuple[str, ...]) -> None:
         """Lines that the call has printed, from a lane that captures them."""
 
@@ -97,6 +100,8 @@ class Lane(ABC):
     """
 
     name: ClassVar[str]
+    # Whether calls may begin some time after their start, and the lane calls began() then.
+    tells_begin: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, call: Call) -> None:

@@ -46,6 +46,7 @@ class ProcessLane(Lane):
     """
 
     name: ClassVar[str] = "process"
+    tells_begin: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -125,9 +126,10 @@ class ProcessLane(Lane):
             self._free(worker)
             self._refuse(call, error)
             return
-        if not worker.calls:
-            call.started = self._clock()  # until the worker says better
+        is_first = not worker.calls
         worker.calls[number] = call
+        if is_first and worker.started:
+            self._begins(call)
         worker.work.send(frame, descriptor)
 
     def _frame_of(self, call: Call, number: int, worker: WorkerHandle) -> tuple[wire.Run, Parcel]:
@@ -147,6 +149,10 @@ class ProcessLane(Lane):
             number, function.number, parcel.packet, call.name, call.is_coroutine, new, call.flow
         )
         return frame, parcel
+
+    def _begins(self, call: Call) -> None:
+        call.started = self._clock()  # until the worker says better
+        call.began()
 
     def _refuse(self, call: Call, error: BaseException) -> None:
         """Report a call that did not get to a worker: that step's failure only."""
@@ -172,6 +178,8 @@ class ProcessLane(Lane):
                 self._move(worker, number)
         elif kind is wire.Hello:
             worker.started = True
+            if worker.calls:
+                self._begins(next(iter(worker.calls.values())))
 
     def _ended(self, worker: WorkerHandle, frame: _Outcome) -> None:
         worker.end_output(frame.marks)
@@ -182,6 +190,8 @@ class ProcessLane(Lane):
             discard(frame.value, worker.next_descriptor)
             return
         self._take_outcome(call, worker, frame)
+        if worker.calls:
+            self._begins(next(iter(worker.calls.values())))
         if worker.lost:
             self._lost.discard(worker)
             worker.lost = False
