@@ -27,6 +27,7 @@ from asyncflow.paper import (
     text_width,
     tint,
 )
+from asyncflow.quantities import format_seconds
 from asyncflow.states import NodeState
 
 __all__ = ["Bar", "draw_gantt"]
@@ -438,8 +439,8 @@ def _hint(bar: Bar) -> str:
     parts = [
         bar.name,
         bar.state.replace("_", " "),
-        f"{bar.start_seconds:.3g} s to {bar.end_seconds:.3g} s",
-        f"took {seconds:.3g} s",
+        f"{format_seconds(bar.start_seconds)} to {format_seconds(bar.end_seconds)}",
+        f"took {format_seconds(seconds)}",
     ]
     if bar.attempts > 1:
         parts.append(f"{bar.attempts} tries")

@@ -6,6 +6,7 @@ stand in one page. No font is at hand either, so widths of text are estimates on
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ _WIDTHS: Final = {
 }
 _BOLD = 1.1
 _ELLIPSIS = "…"
+# Between the parts of a name, and how much of the room the last ones have to fill to stand alone.
+_BORDERS, _MOST_OF_IT = re.compile(r"[./:]"), 0.6
 # What XML cannot hold, what would turn the direction of the text around it, and line breaks.
 _UNFIT = frozenset({"Cc", "Cs", "Cn", "Zl", "Zp"})
 _TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -85,21 +88,36 @@ def shortened(words: str, width: float, size: float, *, bold: bool = False) -> s
     """Words that fit into so many pixels; of longer ones the middle is left out.
 
     Names that belong together begin alike and end in what tells them apart, so more of the
-    end is kept.
+    end is kept: of a name in parts the last ones, where they are whole and make the most of it.
 
     Example:
-        >>> shortened("sequence_assembly.check_samplesheet_3", 120, 12)
-        'seque…plesheet_3'
+        >>> shortened("check_the_samplesheet_of_assembly_3", 120, 12)
+        'check…ssembly_3'
+        >>> shortened("sequence_assembly.samplesheet_3", 120, 12)
+        '…samplesheet_3'
     """
     if text_width(words, size, bold=bold) <= width:
         return words
     room = width / (size * (_BOLD if bold else 1)) - _width_of(_ELLIPSIS)
     if room < 0:
         return ""
+    parts = _last_parts(words, room)
+    if sum(map(_width_of, parts)) >= room * _MOST_OF_IT > 0:
+        return _ELLIPSIS + parts
     start = _how_many(words, room * 0.35)
     used = sum(map(_width_of, words[:start]))
     end = _how_many(words[:start:-1], room - used)
-    return words[:start] + _ELLIPSIS + (words[-end:] if end else "")
+    # Words that begin with an ellipsis have lost their beginning before.
+    return words[:start].removesuffix(_ELLIPSIS) + _ELLIPSIS + (words[-end:] if end else "")
+
+
+def _last_parts(words: str, room: float) -> str:
+    """The last parts of a name, as many as fit whole; "" if not even the last one does."""
+    for border in _BORDERS.finditer(words):
+        rest = words[border.end() :]
+        if sum(map(_width_of, rest)) <= room:
+            return rest
+    return ""
 
 
 def _how_many(words: Iterable[str], room: float) -> int:

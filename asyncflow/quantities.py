@@ -10,7 +10,14 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import SupportsIndex
 
-__all__ = ["at_least_one", "format_bytes", "format_cpu", "parse_bytes", "parse_cpu"]
+__all__ = [
+    "at_least_one",
+    "format_bytes",
+    "format_cpu",
+    "format_seconds",
+    "parse_bytes",
+    "parse_cpu",
+]
 
 _LARGEST = 2**62
 _LONGEST_NUMBER = 64
@@ -110,6 +117,16 @@ def format_bytes(count: int) -> str:
         if abs(count) >= factor:
             return f"{count / factor:.4g} {letter}iB"
     return f"{count} byte{'' if count == 1 else 's'}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a span of time in seconds as a short text.
+
+    Example:
+        >>> format_seconds(0.01234), format_seconds(2.5), format_seconds(2903.4)
+        ('0.0123 s', '2.5 s', '2,903 s')
+    """
+    return f"{seconds:,.0f} s" if seconds >= 999.5 else f"{seconds:.3g} s"
 
 
 def _amount(value: object, kind: str, examples: str) -> tuple[Fraction, str]:

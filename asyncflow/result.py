@@ -17,6 +17,7 @@ from asyncflow.errors import (
     StepSkipped,
     text_of,
 )
+from asyncflow.quantities import format_seconds
 from asyncflow.states import NodeState, RunState
 from asyncflow.step import Step
 
@@ -304,7 +305,7 @@ class PipelineResult:
 
         return draw_gantt(
             self.pipeline_name,
-            f"run {self.run_id} {self.state} in {self.duration_seconds:.3g} s",
+            f"run {self.run_id} {self.state} in {format_seconds(self.duration_seconds)}",
             self._source.bars(),
             duration_seconds=self.duration_seconds,
             counts=self.counts(),
@@ -315,7 +316,7 @@ class PipelineResult:
         lines = self.failures().splitlines()
         longest = heapq.nlargest(3, self._source.durations())
         spent = [
-            f"{self._source.make(index).step_name} {seconds:.3g} s"
+            f"{self._source.make(index).step_name} {format_seconds(seconds)}"
             for seconds, index in longest
             if seconds
         ]
@@ -326,7 +327,8 @@ class PipelineResult:
     def failures(self, limit: int = 10) -> str:
         """The counts and what went wrong, for at most ``limit`` steps."""
         counts = ", ".join(f"{count} {state}" for state, count in self.counts().items())
-        lines = [f"{self.pipeline_name}: {self.state} in {self.duration_seconds:.3g} s ({counts})"]
+        took = format_seconds(self.duration_seconds)
+        lines = [f"{self.pipeline_name}: {self.state} in {took} ({counts})"]
         failed = self._source.failed()
         for result in map(self._source.make, failed[:limit]):
             lines.append(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from asyncflow.engine.attempt import Attempt, Phase
 from asyncflow.engine.record import RunRecord
 from asyncflow.errors import text_of
+from asyncflow.quantities import format_seconds
 from asyncflow.states import RETRYING, RUNNING, WAITING, NodeState
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def _ended(run: RunRecord, node: int) -> str:
         return "was skipped: its condition, or that of a step whose value it needs, was false"
     error = text_of(run.errors.get(node))
     took = max(0.0, run.finished[node] - run.started[node]) if run.started[node] else 0.0
-    words = f"{str(state).replace('_', ' ')} after {took:.3g} s, attempt {run.attempts_of(node)}"
+    ended = f"{str(state).replace('_', ' ')} after {format_seconds(took)}"
+    words = f"{ended}, attempt {run.attempts_of(node)}"
     return f"{words}: {error}" if error else words
 
 
@@ -71,7 +73,7 @@ def _at_work(scheduler: Scheduler, attempt: Attempt) -> str:
             told = ", and was told to stop" if attempt.cancel_requested else ""
             since = max(0.0, now - attempt.started) if attempt.started else 0.0
             return (
-                f"runs in the {attempt.lane.name} lane for {since:.3g} s, attempt "
+                f"runs in the {attempt.lane.name} lane for {format_seconds(since)}, attempt "
                 f"{attempt.number}{told}"
             )
         case Phase.CONDITION:
@@ -86,7 +88,7 @@ def _at_work(scheduler: Scheduler, attempt: Attempt) -> str:
             left = attempt.timer.when() - scheduler.loop.time() if attempt.timer else 0.0
             return (
                 f"failed at attempt {attempt.number - 1} ({text_of(attempt.previous_error)}) and "
-                f"is tried again in {max(0.0, left):.3g} s"
+                f"is tried again in {format_seconds(max(0.0, left))}"
             )
         case _:
             return "is about to start"

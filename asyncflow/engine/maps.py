@@ -8,7 +8,7 @@ one is expanded right after that one, element by element: nobody waits for the w
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Expansion", "Maps"]
 
-_CHUNK = 128
+_CHUNK, _SLICE = 128, 2000
 # Key, asset and parents of an element.
 Element = tuple[Any, int, tuple[int, ...]]
 MAX_ELEMENTS = 1_000_000
@@ -38,7 +38,7 @@ class Expansion(msgspec.Struct, eq=False):
     """What became of a mapped node in one run.
 
     ``elements`` are node numbers in input order; ``pending`` of them have not ended;
-    ``complete`` says that all have been added.
+    ``complete`` says that all have been added, ``collecting`` that all have ended.
     """
 
     began_at: float
@@ -46,6 +46,7 @@ class Expansion(msgspec.Struct, eq=False):
     keys: list[Any] = []
     pending: int = 0
     complete: bool = False
+    collecting: bool = False
 
 
 class Maps:
@@ -71,7 +72,7 @@ class Maps:
         run.grow()
         try:
             for element in self._elements_of(run, node):
-                if run.stopping is not None:
+                if run.bars(node):
                     return
                 if element is not None:
                     self._add(run, node, *element)
@@ -149,25 +150,38 @@ class Maps:
         run.frontier.release(followers)
 
     def _collect(self, run: RunRecord, node: int) -> None:
+        """End a mapped node whose elements have all ended; in several turns if they are many."""
         expansion = run.expansions[node]
-        if expansion.pending or not expansion.complete or run.is_final(node):
+        if expansion.pending or not expansion.complete or expansion.collecting:
             return
-        states = run.states
-        if any(states[above] in FAILURES for above in run.graph.parents[node]):
-            self._end(run, node, UPSTREAM_FAILED)
+        expansion.collecting = True
+        collecting = self._collecting(run, node)
+        if next(collecting, self) is not self:
+            self._scheduler.growing.append(collecting)
+            self._scheduler.wake()
+
+    def _collecting(self, run: RunRecord, node: int) -> Generator[None]:
+        for above in _slices(run.graph.parents[node]):
+            if any(run.states[number] in FAILURES for number in above):
+                self._end(run, node, UPSTREAM_FAILED)
+                return
+            if len(above) == _SLICE:
+                yield
+        parts: list[list[Any]] = [[] for _ in run.graph.outputs_of(node)]
+        there = 0
+        for elements in _slices(run.expansions[node].elements):
+            if run.bars(node):
+                return
+            there += _gather(run, node, elements, parts)
+            if len(elements) == _SLICE:
+                yield
+        if run.is_final(node) or run.bars(node):
             return
-        there = [element for element in expansion.elements if states[element] == SUCCEEDED]
         if not there and self._gives_way(run, node):
             self._end(run, node, SKIPPED)
             return
-        run.started[node] = expansion.began_at
-        states[node] = RUNNING
-        parts = [
-            [run.values[run.graph.outputs_of(element)[part]] for element in there]
-            for part in range(len(run.graph.outputs_of(node)))
-        ]
-        for element in expansion.elements if run.consumers is not None else ():
-            let_go_of_element(run, element, node)
+        run.started[node] = run.expansions[node].began_at
+        run.states[node] = RUNNING
         error = store(run, node, parts[0] if len(parts) == 1 else tuple(parts))
         if error is None:
             self._end(run, node, SUCCEEDED)
@@ -205,6 +219,24 @@ class Maps:
         self._scheduler.settlement.reach(run, node, state)
         if not run.left or run.stopping is not None:
             self._scheduler.stopping.end_if_over(run)
+
+
+def _gather(run: RunRecord, node: int, elements: Sequence[int], parts: Sequence[list[Any]]) -> int:
+    """Add to each part the values of those elements that succeeded; returns how many did."""
+    values, outputs_of, there = run.values, run.graph.outputs_of, 0
+    for element in elements:
+        if run.states[element] == SUCCEEDED:
+            there += 1
+            for part, asset in zip(parts, outputs_of(element), strict=True):
+                part.append(values[asset])
+        if run.consumers is not None:
+            let_go_of_element(run, element, node)
+    return there
+
+
+def _slices(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Parts that take about a millisecond each."""
+    return (numbers[start : start + _SLICE] for start in range(0, len(numbers), _SLICE))
 
 
 def _following(run: RunRecord, followed: Expansion, plan: MapPlan) -> Iterator[Element | None]:

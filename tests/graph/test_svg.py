@@ -419,6 +419,14 @@ def _reached(
 # -- text --------------------------------------------------------------------------------
 
 
+def test_the_last_parts_of_a_long_name_stay_whole_where_they_fit() -> None:
+    name = "NFCORE_RNASEQ.RNASEQ.BAM_RSEQC.RSEQC_BAMSTAT_128"
+    assert shortened(name, 250, 12) == "…BAM_RSEQC.RSEQC_BAMSTAT_128"
+    assert shortened(name, 170, 12) == "…RSEQC_BAMSTAT_128"
+    assert shortened("…RSEQC_BAMSTAT_128", 60, 12) == "…_128"
+    assert shortened("imports_of_customers_of_the_north/fetch", 150, 12) == "imports…e_north/fetch"
+
+
 @given(st.text(max_size=60), st.floats(0, 400), st.booleans())
 def test_shortened_words_fit_and_keep_both_ends(words: str, width: float, bold: bool) -> None:
     shown = shortened(words, width, 12, bold=bold)
