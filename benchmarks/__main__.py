@@ -21,6 +21,7 @@ from benchmarks.coroutines import (
 from benchmarks.hold_up import measure_hold_up
 from benchmarks.importing import measure_import
 from benchmarks.makespan import measure_makespan
+from benchmarks.maps import measure_maps
 from benchmarks.report import Row, as_json, as_table
 from benchmarks.resident import measure_resident
 from benchmarks.sampling import FULL, QUICK, Scale
@@ -36,6 +37,7 @@ MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
     "sleeps": measure_sleeps,
     "thread-lane": measure_thread_lane,
     "stream": measure_stream,
+    "maps": measure_maps,
     "resident": measure_resident,
     "building": measure_building,
     "makespan": measure_makespan,

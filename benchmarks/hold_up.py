@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -26,9 +26,15 @@ TICKS = 1_000
 
 
 class CollectorPauses:
-    """While entered, knows how long the collector has paused everything."""
+    """While entered, knows how long the collector has paused everything.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds; ``time.thread_time`` counts only what this thread computes, so that what
+            else the machine does meanwhile does not show.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self.total_seconds = 0.0
         self.longest_seconds = 0.0
         self._began = 0.0
@@ -47,9 +53,9 @@ class CollectorPauses:
 
     def _hear(self, phase: str, about: dict[str, int]) -> None:
         if phase == "start":
-            self._began = time.perf_counter()
+            self._began = self.clock()
             return
-        pause = time.perf_counter() - self._began
+        pause = self.clock() - self._began
         self.total_seconds += pause
         self.longest_seconds = max(self.longest_seconds, pause)
 
@@ -60,10 +66,10 @@ async def watching(pauses: CollectorPauses, held_seconds: list[float]) -> AsyncI
     done = False
 
     async def sibling() -> None:
-        before, paused = time.perf_counter(), pauses.total_seconds
+        before, paused = pauses.clock(), pauses.total_seconds
         while not done:
             await asyncio.sleep(0)
-            now = time.perf_counter()
+            now = pauses.clock()
             held_seconds.append(now - before - (pauses.total_seconds - paused))
             before, paused = now, pauses.total_seconds
 

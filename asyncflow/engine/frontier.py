@@ -54,7 +54,8 @@ class Frontier:
         self._unlocks = unlocks
         self._size = len(unlocks)
         self._wait = list(wait)
-        self._added: dict[int, list[int]] = {}
+        # Tuples, which the collector soon leaves alone: elements of maps have one parent each.
+        self._added: dict[int, tuple[int, ...]] = {}
         self._backlog: deque[Iterator[int]] = deque()
         self._only: Collection[int] | None = None
         if roots is None:
@@ -76,7 +77,7 @@ class Frontier:
             raise ValueError(f"unit {unit} is out of turn; the next number is {len(self._wait)}")
         count = 0
         for parent in parents:
-            self._added.setdefault(parent, []).append(unit)
+            self._added[parent] = (*self._added.get(parent, ()), unit)
             count += 1
         self._wait.append(count)
         if not count:

@@ -69,6 +69,32 @@ async def test_a_fan_in_of_a_hundred_thousand_steps() -> None:
 
 
 @virtual_time
+async def test_a_hundred_thousand_elements_flow_through_two_mapped_nodes() -> None:
+    first_done = 0
+    done_when_second_began: list[int] = []
+
+    @step
+    async def numbers() -> range:
+        return range(MANY)
+
+    @step
+    async def first(numbers: int) -> int:
+        nonlocal first_done
+        first_done += 1
+        return numbers + 1
+
+    @step
+    async def second(first: int) -> int:
+        done_when_second_began.append(first_done)
+        return 2 * first
+
+    pipeline = Pipeline("maps", steps=[numbers])
+    result = await pipeline.add_step(first, map="numbers").add_step(second, map="first").run()
+    assert result["second"] == [2 * (number + 1) for number in range(MANY)]
+    assert done_when_second_began[0] < MANY / 10
+
+
+@virtual_time
 async def test_a_failure_above_a_hundred_thousand_steps_reaches_all_of_them() -> None:
     @step
     async def broken() -> int:
