@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Expansion", "Maps"]
 
-_CHUNK, _SLICE = 128, 2000
+_CHUNK, _SLICE = 128, 1000
 # Key, asset and parents of an element.
 Element = tuple[Any, int, tuple[int, ...]]
 MAX_ELEMENTS = 1_000_000

@@ -68,7 +68,6 @@ async def test_a_fan_in_of_a_hundred_thousand_steps() -> None:
     assert (await pipeline.add_step(total).run())["total"] == MANY
 
 
-@virtual_time
 async def test_a_hundred_thousand_elements_flow_through_two_mapped_nodes() -> None:
     first_done = 0
     done_when_second_began: list[int] = []
