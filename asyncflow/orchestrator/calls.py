@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from asyncflow.context import StepContext
-from asyncflow.orchestrator.logs import LogPlan, kept
+from asyncflow.orchestrator.logs import kept
 from asyncflow.orchestrator.module import Allocation, ModuleContext
 from asyncflow.orchestrator.places import Nest, Place, entered
 from asyncflow.orchestrator.targets import Target, Targets, load_target
@@ -24,8 +24,7 @@ class CallPlan(msgspec.Struct, frozen=True):
         depends_on: names of the modules whose results it is given, in order.
         gpus: how many GPUs it asked for.
         target, targets: what it runs, and what its arguments may be made of.
-        nest: how its nested tasks are run.
-        logs: where its output is kept.
+        nest: how its nested tasks are run, and where its output is kept.
     """
 
     module: str
@@ -35,7 +34,6 @@ class CallPlan(msgspec.Struct, frozen=True):
     target: Target
     targets: Targets
     nest: Nest
-    logs: LogPlan
 
 
 class ModuleCall:
@@ -62,7 +60,7 @@ class ModuleCall:
 
     def __call__(self, step: StepContext, results: Sequence[Any]) -> Any:
         context, place = self._begin(step, results)
-        with entered(place), kept(self.plan.logs, self.plan.module):
+        with entered(place), kept(self.plan.nest.logs, self.plan.module):
             return self.function(context)
 
     @property
@@ -92,5 +90,5 @@ class AsyncModuleCall(ModuleCall):
 
     async def __call__(self, step: StepContext, results: Sequence[Any]) -> Any:
         context, place = self._begin(step, results)
-        with entered(place), kept(self.plan.logs, self.plan.module):
+        with entered(place), kept(self.plan.nest.logs, self.plan.module):
             return await self.function(context)

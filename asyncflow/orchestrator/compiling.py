@@ -125,8 +125,7 @@ def _plan_of(loaded: Loaded, entry: ModuleEntry, targets: Targets, logs: LogPlan
         gpus=entry.resources.gpus,
         target=target_of(loaded, entry),
         targets=targets,
-        nest=Nest(execution.worker_type == "process", execution.max_nested_depth),
-        logs=logs,
+        nest=Nest(entry.name, logs, execution.worker_type == "process", execution.max_nested_depth),
     )
 
 

@@ -20,6 +20,7 @@ import msgspec
 from asyncflow.context import StepContext
 from asyncflow.errors import NestedDepthError, StepCancelled, StepFailed, text_of
 from asyncflow.orchestrator.completed import COMPLETED_STEP, completed_here
+from asyncflow.orchestrator.logs import LogPlan, kept
 from asyncflow.step import Step, is_coroutine_function
 
 __all__ = ["Nest", "Place", "current_place", "entered"]
@@ -47,13 +48,17 @@ def entered(place: Place) -> Iterator[None]:
 
 
 class Nest(msgspec.Struct, frozen=True):
-    """What all nested tasks of a pipeline have in common.
+    """What all nested tasks of a module have in common.
 
     Args:
+        module: its name.
+        logs: where its output is kept, and theirs.
         in_processes: whether they run in processes, as their modules do.
         max_depth: how deep they may nest; None leaves it to the runtime.
     """
 
+    module: str
+    logs: LogPlan
     in_processes: bool
     max_depth: int | None = None
 
@@ -214,8 +219,14 @@ def _as_exception(error: BaseException) -> StepFailed:
     return StepFailed(f"the task raised {text_of(error)}")
 
 
+@contextmanager
+def _at_work(step: StepContext, call: TaskCall) -> Iterator[None]:
+    with entered(Place(step, call.nest, call.depth)), kept(call.nest.logs, call.nest.module):
+        yield
+
+
 def _run_in_thread(step: StepContext, call: TaskCall) -> Any:
-    with entered(Place(step, call.nest, call.depth)):
+    with _at_work(step, call):
         try:
             value = call.func()
         except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
@@ -224,7 +235,7 @@ def _run_in_thread(step: StepContext, call: TaskCall) -> Any:
 
 
 def _run_in_process(step: StepContext, call: TaskCall) -> Any:
-    with entered(Place(step, call.nest, call.depth)):
+    with _at_work(step, call):
         try:
             value = call.func()
             return asyncio.run(value) if inspect.iscoroutine(value) else value
@@ -233,7 +244,7 @@ def _run_in_process(step: StepContext, call: TaskCall) -> Any:
 
 
 async def _run_on_loop(step: StepContext, call: TaskCall) -> Any:
-    with entered(Place(step, call.nest, call.depth)):
+    with _at_work(step, call):
         try:
             return await call.func()
         except SystemExit as error:

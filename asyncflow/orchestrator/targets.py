@@ -102,15 +102,17 @@ class Targets(msgspec.Struct, frozen=True):
 
     def make_importable(self) -> None:
         """Have Python find what the pipeline's modules define, in this process."""
-        make_importable(self.folder)
         for script in self.scripts:
             make_importable(str(script.file.parent))
             _SCRIPTS.known[script.module_name] = str(script.file)
+        make_importable(self.folder)
 
 
 def make_importable(folder: str) -> None:
-    """Put a folder first on ``sys.path``, unless it is there."""
-    if folder not in sys.path:
+    """Put a folder first on ``sys.path``."""
+    if sys.path[:1] != [folder]:
+        if folder in sys.path:
+            sys.path.remove(folder)
         sys.path.insert(0, folder)
 
 
