@@ -60,6 +60,8 @@ PURE_MODULES = (
     "engine/capacity.py",
     "engine/frontier.py",
     "engine/limiter.py",
+    "engine/named.py",
+    "engine/queues.py",
     "engine/turns.py",
     "storage/framing.py",
 )

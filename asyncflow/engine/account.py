@@ -7,11 +7,27 @@ from __future__ import annotations
 
 import msgspec
 
-from asyncflow.engine.capacity import Capacity, Demand, Device, DevicePool, Lease
+from asyncflow.engine.capacity import Capacity, Demand, Device, DevicePool, Lease, Reserve
+from asyncflow.engine.named import NamedCapacity, Slots
 from asyncflow.engine.sharing import NOTHING, Fit, beyond, own_share, spare_above
+from asyncflow.limits import Definitions, Keys
 from asyncflow.resources import DEVICE_MICRO_UNITS, format_bytes, format_cpu
 
-__all__ = ["Account", "LimiterStatistics", "refuse_twins"]
+__all__ = ["Account", "KeyStatistics", "LimiterStatistics", "refuse_twins"]
+
+
+class KeyStatistics(msgspec.Struct, frozen=True):
+    """A named key that so many may hold at once, at one moment.
+
+    Parameters:
+        total, held, free: how many; free is negative after the total was made smaller.
+        waiting: queues of requests that wait at it.
+    """
+
+    total: int
+    held: int
+    free: int
+    waiting: int
 
 
 class LimiterStatistics(msgspec.Struct, frozen=True):
@@ -27,6 +43,7 @@ class LimiterStatistics(msgspec.Struct, frozen=True):
         leases: leases that are not released.
         waiting: requests not granted yet.
         granted_total: grants since the beginning, CPUs taken back included.
+        keys: the named keys that are held or waited at; rates are not held.
     """
 
     cpu_millis_total: int
@@ -42,6 +59,7 @@ class LimiterStatistics(msgspec.Struct, frozen=True):
     leases: int
     waiting: int
     granted_total: int
+    keys: dict[str, KeyStatistics] = {}
 
 
 class Account:
@@ -49,12 +67,13 @@ class Account:
 
     Parameters:
         capacity: what there is to share.
+        limits: the named keys.
 
     Raises:
         ValueError: if an amount is negative or two devices share an id.
     """
 
-    def __init__(self, capacity: Capacity) -> None:
+    def __init__(self, capacity: Capacity, limits: Definitions | None = None) -> None:
         if min(capacity.cpu_millis, capacity.memory_bytes) < 0:
             raise ValueError(f"{capacity}: no amount is negative.")
         refuse_twins(capacity.devices)
@@ -63,6 +82,8 @@ class Account:
         self._memory_free = capacity.memory_bytes
         self._devices = DevicePool(capacity.devices)
         self._leases: dict[Lease, None] = {}
+        self._named = NamedCapacity(Definitions() if limits is None else limits)
+        self._now = 0.0  # the latest time that was told, for rates
 
     @property
     def capacity(self) -> Capacity:
@@ -91,23 +112,23 @@ class Account:
                 f"{format_bytes(demand.memory_bytes)} of memory asked for, "
                 f"but there are {format_bytes(total.memory_bytes)}."
             )
-        return None
+        return self._named.refusal(demand.keys) if demand.keys else None
 
     def clamped(self, demand: Demand) -> Demand:
         """Return a demand that can be met: above the machine in CPU or memory means all of both.
 
-        It then runs alone. GPUs are left as they are.
+        It then runs alone. GPUs and named keys are left as they are.
         """
         total = self._total
         if demand.cpu_millis <= total.cpu_millis and demand.memory_bytes <= total.memory_bytes:
             return demand
-        return Demand(total.cpu_millis, total.memory_bytes, demand.gpu)
+        return Demand(total.cpu_millis, total.memory_bytes, demand.gpu, demand.keys)
 
     def _fit(self, wanted: Demand, under: Lease | None = None) -> Fit | None:
         """Return what a demand would take now, or None if it does not fit.
 
-        What it does not ask for does not hold it up, not even an amount below zero: what is
-        nested under a holder has to run before the holder can release.
+        Named keys are left out. What it does not ask for does not hold it up, not even an amount
+        below zero: what is nested under a holder has to run before the holder can release.
         """
         if wanted.cpu_millis and wanted.cpu_millis > self._cpu_free:
             return None
@@ -128,6 +149,16 @@ class Account:
             or _falls_short(of.memory_bytes, self._memory_free, fit.memory_bytes)
             or (of.gpu is not None and self._devices.falls_short(of.gpu, fit.pool_gpus))
         )
+
+    def _takes_keys_from(self, wanted: Demand, keys: Keys) -> bool:
+        """Return whether a grant leaves too little of these named keys."""
+        return bool(keys and wanted.keys) and self._named.falls_short(keys, wanted.keys, self._now)
+
+    def _spares(self, wanted: Demand, fit: Fit, kept: Reserve) -> bool:
+        """Return whether a grant leaves what is kept for others."""
+        if self._takes_keys_from(wanted, kept.keys):
+            return False
+        return not any(self._is_at_expense(fit, of) for of in kept)
 
     def _statistics(self, *, waiting: int, granted_total: int) -> LimiterStatistics:
         total, pool = self._total, self._devices
@@ -151,6 +182,11 @@ class Account:
             leases=len(self._leases),
             waiting=waiting,
             granted_total=granted_total,
+            keys={
+                name: KeyStatistics(key.total, key.held, key.free, len(key.waiters))
+                for name, key in self._named.open.items()
+                if isinstance(key, Slots)
+            },
         )
 
     def validate(self) -> None:
@@ -160,6 +196,7 @@ class Account:
             AssertionError: if the account does not add up.
         """
         held = [DEVICE_MICRO_UNITS - free for free in self._devices.free]
+        keys = {n: key.held for n, key in self._named.open.items() if isinstance(key, Slots)}
         memory = 0
         for lease in self._leases:
             assert not lease.released, lease
@@ -170,6 +207,9 @@ class Account:
             memory += own.memory_bytes
             for index, micro_units in own.gpus.items():
                 held[index] -= micro_units
+            for name, amount in lease.keys:
+                keys[name] -= amount
+        assert not any(keys.values()), f"named keys off by {keys}"
         assert not any(held), f"devices off by {held}"
         assert all(0 <= free <= DEVICE_MICRO_UNITS for free in self._devices.free)
         cpu = sum(lease.cpu_millis_held for lease in self._leases)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from asyncflow.engine.sharing import NOTHING, Share
+from asyncflow.limits import Keys
 from asyncflow.resources import (
     DEVICE_MICRO_UNITS,
     ResourceRequirements,
@@ -17,6 +18,9 @@ from asyncflow.resources import (
     gpu_matches,
     gpu_rank,
 )
+
+if TYPE_CHECKING:
+    from asyncflow.engine.named import Taken
 
 __all__ = [
     "Capacity",
@@ -54,11 +58,13 @@ class Demand(NamedTuple):
         cpu_millis: thousandths of a CPU.
         memory_bytes: bytes of memory.
         gpu: GPUs, or None.
+        keys: named keys and how much of each, sorted.
     """
 
     cpu_millis: int = 0
     memory_bytes: int = 0
     gpu: GpuDemand | None = None
+    keys: Keys = ()
 
 
 class Device(NamedTuple):
@@ -98,6 +104,7 @@ class Reserve:
 
     def __init__(self) -> None:
         self._most: dict[GpuDemand | None, Demand] = {}
+        self._keys: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Demand]:
         return iter(self._most.values())
@@ -110,6 +117,13 @@ class Reserve:
             max(wanted.memory_bytes, most.memory_bytes),
             wanted.gpu,
         )
+        for key, weight in wanted.keys:
+            self._keys[key] = max(weight, self._keys.get(key, 0))
+
+    @property
+    def keys(self) -> Keys:
+        """The named keys to leave."""
+        return tuple(self._keys.items())
 
 
 def demand_of(requirements: ResourceRequirements | None, *, default_cpu_millis: int = 0) -> Demand:
@@ -146,6 +160,8 @@ class Lease:
         released: whether it has ended.
         under: the lease of the work it is nested in.
         nest: what the leases nested in it have taken of its memory and devices.
+        keys: named keys held, and how much of each.
+        taken: what rates counted when it was granted.
     """
 
     ticket: Hashable
@@ -158,6 +174,8 @@ class Lease:
     released: bool = False
     under: Lease | None = None
     nest: dict[Lease, Share] = field(default_factory=dict)
+    keys: Keys = ()
+    taken: tuple[Taken, ...] = ()
 
     @property
     def cpu_millis_held(self) -> int:

@@ -2,14 +2,17 @@
 
 Nothing here awaits, reads a clock or touches the machine, so every event can be replayed in a
 test. Amounts are integers; requests are granted all-or-nothing, in the order that
-`asyncflow.engine.turns` keeps; free plus held is always the total.
+`asyncflow.engine.turns` keeps; free plus held is always the total. Where a rate makes time
+matter, the caller tells it, and is told when it is worth asking again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
+from math import inf
+from typing import Any
 
-from asyncflow.engine.account import Account, LimiterStatistics, refuse_twins
+from asyncflow.engine.account import KeyStatistics, LimiterStatistics, refuse_twins
 from asyncflow.engine.capacity import (
     Capacity,
     Demand,
@@ -18,31 +21,37 @@ from asyncflow.engine.capacity import (
     GpuDemand,
     Lease,
     demand_of,
-    describe_gpus,
 )
-from asyncflow.engine.sharing import Fit, Share, give_back, sharing, spare_above, take
-from asyncflow.engine.turns import Line, Queue
-from asyncflow.resources import DEVICE_MICRO_UNITS, format_bytes, format_cpu
+from asyncflow.engine.named import Key
+from asyncflow.engine.queues import Queue
+from asyncflow.engine.sharing import Fit, give_back, sharing, take
+from asyncflow.engine.story import Story
+from asyncflow.engine.turns import Line
+from asyncflow.limits import Definitions, Keys, Limit
 
 __all__ = [
     "Capacity",
     "Demand",
     "Device",
     "GpuDemand",
+    "KeyStatistics",
     "Lease",
     "Limiter",
     "LimiterStatistics",
     "demand_of",
 ]
 
-_NAMED_HOLDERS = 3
+# How many that are to wait at named keys, or have their turn there, are looked at in one go,
+# and how many goes there are in one call.
+_LOOKS, _GOES = 64, 8
 
 
-class Limiter(Account):
+class Limiter(Story):
     """Grants requests all-or-nothing, so that free plus held is always the total.
 
     Parameters:
         capacity: what there is to share.
+        limits: the named keys.
         max_overtakes: how often others may be granted at the expense of an earlier request
             before what it wants is kept for it; with 0 it is kept from the start.
 
@@ -61,18 +70,28 @@ class Limiter(Account):
         'b'
     """
 
-    def __init__(self, capacity: Capacity, *, max_overtakes: int = 64) -> None:
-        super().__init__(capacity)
+    def __init__(
+        self,
+        capacity: Capacity,
+        limits: Definitions | None = None,
+        *,
+        max_overtakes: int = 64,
+    ) -> None:
+        super().__init__(capacity, limits)
         if max_overtakes < 0:
             raise ValueError(f"max_overtakes={max_overtakes} is negative; 0 is the least.")
         self.max_overtakes = max_overtakes
-        self._line = Line(max_overtakes)
+        self._line = Line(max_overtakes, self._named)
         self._retakes: dict[Lease, Hashable] = {}
         # By nested request, the nearest lease above it that has memory or devices to share.
         self._above: dict[Hashable, Lease] = {}
         self._granted_total = 0
-        self._possible: set[Demand] = set()
+        self._possible: set[tuple[Any, ...]] = set()
         self._changed = True  # since grant() last found nothing; spares a scan of the heads
+        # When a closed request, which stays in the line, may find the tokens that it lacks.
+        self._closed_at = inf
+        # Whether grant() gave up before it had looked at all that may be granted.
+        self.has_more = False
 
     # ------------------------------------------------------------- asking
 
@@ -103,8 +122,7 @@ class Limiter(Account):
         self._refuse_duplicate(ticket)
         if under is not None:
             _refuse_released(under, f"be above the request {ticket!r}")
-        if demand not in self._possible:
-            self._refuse_impossible(ticket, demand)
+        self._refuse_impossible(ticket, demand)
         above = None if under is None else sharing(under)
         if above is not None:
             self._above[ticket] = above
@@ -113,25 +131,33 @@ class Limiter(Account):
         if self._line.join(ticket, demand, owner, nested=nested, rank=rank, under=takes):
             self._changed = True
 
-    def request_cpus(self, ticket: Hashable, lease: Lease, *, owner: Hashable) -> None:
+    def request_cpus(
+        self, ticket: Hashable, lease: Lease, *, owner: Hashable, keys: Keys = ()
+    ) -> None:
         """Queue the request of a holder to take its lent CPUs back, before all others.
 
         Its grant is `(ticket, lease)` with the same lease, which then holds its CPUs again:
         fewer of them if the total has become smaller than the lease.
 
+        Parameters:
+            ticket, lease, owner: the request.
+            keys: named keys that it wants with them, for another attempt under its lease.
+
         Raises:
-            ValueError: if the ticket waits already.
-            RuntimeError: if the lease is released, has not lent its CPUs, or asks already.
+            ValueError: if the ticket waits already, or there is no such key.
+            RuntimeError: if the lease is released, asks already, or asks for nothing.
         """
         self._refuse_duplicate(ticket)
         _refuse_released(lease, "take CPUs back")
-        if not lease.lent:
+        if not lease.lent and not keys:
             raise RuntimeError(f"{lease} cannot take CPUs back: lend_cpus() was not called.")
         if lease in self._retakes:
             waiting = self._retakes[lease]
             raise RuntimeError(f"{lease} cannot take CPUs back twice: {waiting!r} waits for them.")
+        if keys:
+            self._refuse_impossible(ticket, Demand(keys=keys))
         self._retakes[lease] = ticket
-        self._line.join_first(ticket, self._retaken(lease), owner, lease=lease)
+        self._line.join_first(ticket, self._retaken(lease, keys), owner, lease=lease)
         self._changed = True
 
     def withdraw(self, ticket: Hashable) -> bool:
@@ -161,30 +187,141 @@ class Limiter(Account):
             raise ValueError(f"The request {ticket!r} waits already; give each its own ticket.")
 
     def _refuse_impossible(self, ticket: Hashable, demand: Demand) -> None:
-        why = self.refusal(demand)
+        # A limit may have become smaller since a run was admitted: it then gives all it has.
+        why = self._named.unknown(demand.keys) if demand.keys else None
+        hardware = demand[:3]
+        if why is None and hardware not in self._possible:
+            why = self.refusal(Demand(*hardware))
         if why is not None:
             raise ValueError(f"The request {ticket!r} can never be granted: {why}")
-        self._possible.add(demand)
+        self._possible.add(hardware)
 
     # ----------------------------------------------------- granting, giving back
 
-    def grant(self) -> tuple[Hashable, Lease] | None:
+    def grant(
+        self, now: float | None = None, *, to: Callable[[Hashable], bool] | None = None
+    ) -> tuple[Hashable, Lease] | None:
         """Grant the next request that can be granted now; None if none can.
 
-        Raises:
-            Nothing: call it as often as there are free slots to run what it grants.
+        Call it as often as there are free slots to run what it grants, and again at `wake_at`.
+        It looks at a bounded number of those that wait at named keys: if `has_more` is set
+        after it granted nothing, ask again.
+
+        Parameters:
+            now: the time, for rates; None for that of the call before.
+            to: grants only to owners for which it is true.
         """
-        if not self._changed:
-            return None
-        for queue, kept in self._line.candidates():
-            fit = self._fit(queue.wanted, queue.under)
-            if fit is not None and not any(self._is_at_expense(fit, of) for of in kept):
-                return self._give(queue, fit)
-        self._changed = False
+        if now is not None and now > self._now:
+            self._now = now
+        self.has_more = False
+        look = self._changed = self._changed or self._closed_at <= self._now
+        for _ in range(_GOES):
+            if self._line.list_offered(self._now, most=_LOOKS):
+                self._changed = look = True
+            if not look:
+                return None
+            found = self._find(to)
+            if found is not None:
+                return self._give(*found)
+            look = self.has_more
+            # Whom it may not be granted to now may have it at the next call.
+            self._changed = look or to is not None
+        self.has_more = True
         return None
 
-    def release(self, lease: Lease) -> None:
+    def wake_at(self) -> float:
+        """When it is worth asking again if nothing happens before; infinity for never."""
+        return min(self._named.wake_at(), self._closed_at)
+
+    def _find(self, to: Callable[[Hashable], bool] | None) -> tuple[Queue, Fit] | None:
+        """The next queue whose head can be granted; those that find a key short are parked."""
+        found = None
+        short: dict[Queue, Key] = {}
+        short_keys: set[Key] = set()
+        now, named = self._now, self._named
+        self.has_more, self._closed_at = False, inf
+        for queue, kept in self._line.candidates(self._kept_for):
+            if len(short) == _LOOKS:
+                self.has_more = True
+                break
+            wanted, key = queue.wanted, None
+            if wanted.keys:
+                stays = self._line.stays(queue)
+                key = named.short_of(queue, now, None if stays else short_keys)
+                if key is not None and stays:
+                    self._closed_at = min(self._closed_at, key.ready_for(queue))
+                elif key is not None:
+                    short[queue] = key
+                    short_keys.add(key)
+                    continue
+            if key is None and (to is None or to(queue.owner.name)):
+                fit = self._fit(wanted, queue.under)
+                if fit is not None and self._spares(wanted, fit, kept):
+                    found = queue, fit
+                    break
+            # It has to wait for something else: others may have their turn at its key.
+            named.settle_offer(queue)
+        if not self._line.park(short):
+            self.has_more = True  # one of them is closed now, and is looked at as such
+        return found
+
+    def _kept_for(self, queue: Queue) -> Demand:
+        """What is kept for a closed request: tokens of a rate only if all else is there."""
+        wanted = queue.wanted
+        if not wanted.keys:
+            return wanted
+        lasting = self._named.lasting(wanted.keys)
+        if self._fit(wanted, queue.under) is None or not self._named.fits(lasting, self._now):
+            return wanted._replace(keys=lasting)
+        return wanted
+
+    def _give(self, queue: Queue, fit: Fit) -> tuple[Hashable, Lease]:
+        wanted, lease = queue.wanted, queue.lease
+        harmed = [
+            other
+            for other in self._line.passed_by(queue)
+            if self._is_at_expense(fit, other.wanted)
+            or self._takes_keys_from(wanted, other.wanted.keys)
+        ]
+        ticket = self._line.leave_granted(queue, harmed)
+        self._cpu_free -= fit.cpu_millis
+        self._granted_total += 1
+        self._changed = True
+        if lease is None:
+            lease = self._lease_of(ticket, queue, fit)
+        else:
+            del self._retakes[lease]
+            if lease.lent:
+                lease.cpu_millis, lease.lent = wanted.cpu_millis, False
+        if wanted.keys:
+            lease.keys, lease.taken = self._named.take(wanted.keys, self._now)
+        return ticket, lease
+
+    def _lease_of(self, ticket: Hashable, queue: Queue, fit: Fit) -> Lease:
+        wanted = queue.wanted
+        ids = tuple(self._total.devices[index].id for index, _ in fit.gpus)
+        lease = Lease(ticket, queue.owner.name, wanted[0], wanted[1], fit.gpus, ids)
+        lease.under = self._above.pop(ticket, None)
+        missing = take(lease)
+        self._memory_free -= missing.memory_bytes
+        self._devices.take(missing.gpus.items())
+        self._leases[lease] = None
+        return lease
+
+    def started(self, lease: Lease, at: float) -> None:
+        """The attempt a lease was granted for started a little later than that.
+
+        Its rates count from then, so that no window of starts has too many.
+        """
+        for taken in lease.taken:
+            taken.at = max(taken.at, at)
+
+    def release(self, lease: Lease, *, unused: bool = False) -> None:
         """End a lease: what it holds is free again, and its wish for lent CPUs is withdrawn.
+
+        Parameters:
+            lease: the lease.
+            unused: nothing was started with it, so rates do not count it.
 
         Raises:
             RuntimeError: if it has been released before.
@@ -192,6 +329,9 @@ class Limiter(Account):
         _refuse_released(lease, "be released again")
         if lease in self._retakes:
             self.withdraw(self._retakes[lease])
+        if unused:
+            self._named.undo(lease.taken)
+        self._give_keys_back(lease)
         self._cpu_free += lease.cpu_millis_held
         own = give_back(lease)
         self._memory_free += own.memory_bytes
@@ -199,6 +339,21 @@ class Limiter(Account):
         del self._leases[lease]
         lease.released = True
         self._changed = True
+
+    def release_keys(self, lease: Lease) -> None:
+        """End an attempt under a lease that goes on: its named keys are free again.
+
+        Raises:
+            RuntimeError: if it has been released before.
+        """
+        _refuse_released(lease, "give keys back")
+        self._give_keys_back(lease)
+        self._changed = True
+
+    def _give_keys_back(self, lease: Lease) -> None:
+        if lease.keys:
+            self._named.give_back(lease.keys, self._now)
+        lease.keys = lease.taken = ()
 
     def lend_cpus(self, lease: Lease) -> int:
         """Give a lease's CPUs to the pool while its holder waits; return their thousandths.
@@ -237,9 +392,31 @@ class Limiter(Account):
         self._cpu_free += cpu - old.cpu_millis
         self._memory_free += memory - old.memory_bytes
         self._possible.clear()
-        for queue in self._line.heads:
-            lease = queue.lease
-            queue.wanted = self.clamped(queue.demand) if lease is None else self._retaken(lease)
+        for queue in self._line.queues():
+            if queue.lease is None:
+                queue.wanted = self.clamped(queue.demand)
+            else:
+                queue.wanted = self._retaken(queue.lease, queue.demand.keys)
+        self._changed = True
+
+    def set_limit(self, name: str, limit: Limit, now: float | None = None) -> None:
+        """Give a named key another limit while things run; what is held stays held.
+
+        A waiting request that wants more of it than there now is gets all there is; with a
+        limit of 0 it waits for the next change.
+
+        Parameters:
+            name: as it was defined, a pattern included.
+            limit: of the same kind as before.
+            now: the time; None for that of the call before.
+
+        Raises:
+            KeyError: no such key is defined.
+            TypeError, ValueError: the limit makes no sense, or is of the other kind.
+        """
+        if now is not None:
+            self._now = max(self._now, now)
+        self._named.change(name, limit, self._now)
         self._changed = True
 
     def provide(self, devices: tuple[Device, ...]) -> None:
@@ -270,7 +447,9 @@ class Limiter(Account):
 
     def hopeless(self) -> dict[Hashable, str]:
         """The waiting requests that can never be granted any more, each with the reason."""
-        reasons = {queue: self.refusal(queue.wanted) for queue in self._line.heads}
+        reasons = {
+            queue: self.refusal(queue.wanted._replace(keys=())) for queue in self._line.queues()
+        }
         return {
             ticket: why
             for queue, why in reasons.items()
@@ -278,111 +457,9 @@ class Limiter(Account):
             for ticket in queue.turns
         }
 
-    def _retaken(self, lease: Lease) -> Demand:
-        return Demand(min(lease.cpu_millis, self._total.cpu_millis))
-
-    def _give(self, queue: Queue, fit: Fit) -> tuple[Hashable, Lease]:
-        wanted, lease = queue.wanted, queue.lease
-        passed = self._line.passed_by(queue)
-        harmed = [other for other in passed if self._is_at_expense(fit, other.wanted)]
-        ticket = self._line.leave_granted(queue, harmed)
-        self._cpu_free -= fit.cpu_millis
-        self._granted_total += 1
-        if lease is None:
-            ids = tuple(self._total.devices[index].id for index, _ in fit.gpus)
-            lease = Lease(ticket, queue.owner.name, wanted[0], wanted[1], fit.gpus, ids)
-            lease.under = self._above.pop(ticket, None)
-            missing = take(lease)
-            self._memory_free -= missing.memory_bytes
-            self._devices.take(missing.gpus.items())
-            self._leases[lease] = None
-        else:
-            del self._retakes[lease]
-            lease.cpu_millis, lease.lent = wanted.cpu_millis, False
-        return ticket, lease
-
-    # ------------------------------------------------------------ telling about it
-
-    def explain(self, ticket: Hashable) -> str:
-        """Return in words what a waiting request waits for, or what a granted one holds.
-
-        Raises:
-            LookupError: if no request of this name waits or holds anything.
-        """
-        queue = self._line.queue_of(ticket)
-        if queue is None:
-            return self._explain_holder(ticket)
-        before = self._line.count_before(ticket)
-        return " ".join(
-            (
-                self._explain_shortage(ticket, queue),
-                f"{before} request{' is' if before == 1 else 's are'} before it.",
-                *self._explain_closing(ticket, queue),
-            )
-        )
-
-    def _explain_holder(self, ticket: Hashable) -> str:
-        for lease in self._leases:
-            if lease.ticket == ticket:
-                lent = " (lent while it waits)" if lease.lent else ""
-                devices = f", GPUs {', '.join(lease.gpu_ids)}" if lease.gpu_ids else ""
-                memory = format_bytes(lease.memory_bytes)
-                return f"{ticket!r} holds {format_cpu(lease.cpu_millis)}{lent}, {memory}{devices}."
-        raise LookupError(f"No request {ticket!r} waits or holds anything.")
-
-    def _explain_shortage(self, ticket: Hashable, queue: Queue) -> str:
-        short = list(self._shortages(queue.wanted, spare_above(queue.under)))
-        if short:
-            return f"{ticket!r} waits for {' and '.join(short)}."
-        return f"{ticket!r} waits for its turn: what it asks for is free."
-
-    def _shortages(self, wanted: Demand, spare: Share) -> Iterator[str]:
-        total = self._total
-        if wanted.cpu_millis and wanted.cpu_millis > self._cpu_free:
-            free = f"{format_cpu(self._cpu_free)} free of {format_cpu(total.cpu_millis)}"
-            holders = [lease for lease in self._leases if lease.cpu_millis_held]
-            yield f"{format_cpu(wanted.cpu_millis)} ({free}, {_held_by(holders)})"
-        memory = wanted.memory_bytes - spare.memory_bytes
-        if memory > 0 and memory > self._memory_free:
-            free = f"{format_bytes(self._memory_free)} free of {format_bytes(total.memory_bytes)}"
-            if spare.memory_bytes:
-                free += f", {format_bytes(spare.memory_bytes)} left of what it is nested in"
-            holders = [lease for lease in self._leases if lease.memory_bytes]
-            yield f"{format_bytes(wanted.memory_bytes)} of memory ({free}, {_held_by(holders)})"
-        if wanted.gpu is not None and self._devices.choose(wanted.gpu, spare.gpus) is None:
-            eligible = self._devices.eligible(wanted.gpu)
-            idle = sum(self._devices.free[i] == DEVICE_MICRO_UNITS for i in eligible)
-            free = f"{idle} of {len(eligible)} devices that will do wholly free"
-            holders = [x for x in self._leases if any(i in eligible for i, _ in x.gpus)]
-            yield f"{describe_gpus(wanted.gpu)} ({free}, {_held_by(holders)})"
-
-    def _explain_closing(self, ticket: Hashable, queue: Queue) -> Iterator[str]:
-        line = self._line
-        closed = f"has been overtaken as often as is allowed ({self.max_overtakes})"
-        shutting = "has been held up by nested requests more often than is allowed"
-        for earlier in line.earlier(queue.turn_of(ticket)):
-            if line.is_shutting(earlier) and not queue.nested:
-                yield f"{earlier.head!r} goes first, because it {shutting}."
-                return
-            if line.is_closed(earlier) and self._is_held_up(queue, earlier):
-                yield f"{earlier.head!r} goes first, because it {closed} and both want the same."
-                return
-        if queue.head == ticket and line.is_shutting(queue):
-            yield f"It is next: nothing behind it starts outside nests, because it {shutting}."
-        elif queue.head == ticket and line.is_closed(queue):
-            yield f"What it wants is kept for it from those behind it, because it {closed}."
-
-    def _is_held_up(self, queue: Queue, earlier: Queue) -> bool:
-        """Return whether requests in a queue have to leave what an earlier one wants.
-
-        Where no devices are free for them, all that would do stand for those they would get.
-        """
-        wanted = queue.wanted
-        gpus = self._devices.choose(wanted.gpu)
-        if gpus is None and wanted.gpu is not None:
-            gpus = tuple((index, 0) for index in self._devices.eligible(wanted.gpu))
-        fit = Fit(wanted.cpu_millis, wanted.memory_bytes, gpus or (), ())
-        return queue.yields_to(earlier) and self._is_at_expense(fit, earlier.wanted)
+    def _retaken(self, lease: Lease, keys: Keys) -> Demand:
+        cpu = min(lease.cpu_millis, self._total.cpu_millis) if lease.lent else 0
+        return Demand(cpu, keys=keys)
 
     def statistics(self) -> LimiterStatistics:
         """Return the account at this moment."""
@@ -397,7 +474,7 @@ class Limiter(Account):
         super().validate()
         self._line.validate()
         assert self._retakes == {
-            queue.lease: queue.head for queue in self._line.heads if queue.lease is not None
+            queue.lease: queue.head for queue in self._line.queues() if queue.lease is not None
         }
 
 
@@ -406,11 +483,3 @@ def _refuse_released(lease: Lease, deed: str) -> None:
         raise RuntimeError(
             f"The lease of {lease.ticket!r} (owner {lease.owner!r}) cannot {deed}: it was released."
         )
-
-
-def _held_by(leases: list[Lease]) -> str:
-    if not leases:
-        return "held by nobody"
-    named = ", ".join(repr(lease.ticket) for lease in leases[:_NAMED_HOLDERS])
-    more = len(leases) - _NAMED_HOLDERS
-    return f"held by {named}" + (f" and {more} more" if more > 0 else "")

@@ -24,6 +24,14 @@ outside nests, for any new work could bring a nest that presses it again.
 rank first, and when one is granted the others move on to the next round: the owner still has one
 turn a round, and only which of its own requests takes it depends on the ranks.
 
+**Named keys.** A request that finds a key short waits at that key and not in the line, so that
+granting costs the same however many wait. Others may take what else it wants meanwhile: it
+could not start anyway. At each key owners take turns, see `asyncflow.engine.waiters`. A request
+that has had its turn there is back in the line at its old place; if it must wait at another
+key, it comes first when it is back at this one, and each such move counts like an overtake. A
+closed request stays in the line: the keys it wants are kept for it like anything else, tokens of
+a rate only once all else is free.
+
 **CPUs taken back** come before everything, and once closed they are kept from nests too:
 whoever holds CPUs runs, so these turns always come, and until then the holder keeps its memory
 from all others.
@@ -44,147 +52,16 @@ before it have had theirs; they are as many as the owner goes on to ask for.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from operator import attrgetter
-from typing import NamedTuple
 
 from asyncflow.engine.capacity import Demand, Lease, Reserve
+from asyncflow.engine.named import Key, NamedCapacity
+from asyncflow.engine.queues import FIRST, Owner, Queue, Turn
 
 __all__ = ["Line", "Queue", "Turn"]
 
 _OWNERS_BEFORE_SWEEP = 64
-_NO_ROUND = -1
-
-
-class Turn(NamedTuple):
-    """A place in the order: earlier rounds first, then lower ranks, then earlier arrivals."""
-
-    round: int
-    rank: float
-    arrival: int
-
-    def moved(self, rounds: int) -> Turn:
-        """Return the turn so many rounds later."""
-        return Turn(self.round + rounds, self.rank, self.arrival)
-
-
-_FIRST = Turn(_NO_ROUND, 0.0, 0)
-# Demand, whether nested, and the lease whose memory and devices it may use.
-QueueKey = tuple[Demand, bool, Lease | None]
-
-
-def _no_rounds() -> dict[bool, int]:
-    return {False: _NO_ROUND, True: _NO_ROUND}
-
-
-@dataclass(eq=False, slots=True)
-class _Owner:
-    """How far one owner has come.
-
-    `last` and `granted` are the latest rounds given and granted, for requests that are nested
-    (True) and not (False). `back` counts the rounds that nests, and for a ranked owner its own
-    grants, moved the others back by.
-    """
-
-    name: Hashable
-    ranked: bool = False
-    back: int = 0
-    last: dict[bool, int] = field(default_factory=_no_rounds)
-    granted: dict[bool, int] = field(default_factory=_no_rounds)
-    queues: dict[QueueKey, Queue] = field(default_factory=dict)
-
-    def next_round(self, nested: bool, joined: int) -> int:
-        if self.ranked and not nested and self.queues_of(nested=False):
-            return self.last[False]
-        own = self.last[True] if nested else max(self.last.values())
-        return max(joined, own + 1)
-
-    def queues_of(self, nested: bool) -> list[Queue]:
-        return [queue for queue in self.queues.values() if queue.nested is nested]
-
-
-@dataclass(eq=False, slots=True)
-class Queue:
-    """Waiting requests of one owner for one demand, in order of arrival: only the head competes.
-
-    Nested ones that may take from what the work above them holds wait apart for each such work:
-    one may fit where another does not.
-
-    `turns` and `overtaken_by` are counted without the owner's `back`, so that moving a queue
-    back need not touch them; `by_rank` is a heap of them where they are ranked, with some that have
-    left. `turn` is the head's, as it is listed; `first_turn` is what it was
-    when it became head, before nests moved it back. `wanted` is what a grant takes. `lease` is
-    set if this is the one request to take that lease's CPUs back. `under` is the lease above these
-    requests, where they ask for memory or devices and it, or one above it, has any.
-    """
-
-    owner: _Owner
-    demand: Demand
-    wanted: Demand
-    nested: bool
-    lease: Lease | None = None
-    under: Lease | None = None
-    turn: Turn = _FIRST
-    first_turn: Turn = _FIRST
-    turns: OrderedDict[Hashable, Turn] = field(default_factory=OrderedDict)
-    by_rank: list[tuple[Turn, Hashable]] = field(default_factory=list)
-    overtaken_by: list[Turn] = field(default_factory=list)
-    pressed: int = 0
-
-    @property
-    def back(self) -> int:
-        """Rounds to add to the turns kept here."""
-        return 0 if self.nested else self.owner.back
-
-    @property
-    def head(self) -> Hashable:
-        """The ticket that competes."""
-        if not self.is_ranked:
-            return next(iter(self.turns))
-        while self.turns.get(self.by_rank[0][1]) != self.by_rank[0][0]:
-            heappop(self.by_rank)
-        return self.by_rank[0][1]
-
-    @property
-    def is_ranked(self) -> bool:
-        """Whether those who wait here are ordered by rank."""
-        return self.owner.ranked and not self.nested
-
-    def add(self, ticket: Hashable, turn: Turn) -> bool:
-        """Let a ticket wait here; return whether it is the head."""
-        self.turns[ticket] = turn
-        if self.is_ranked:
-            heappush(self.by_rank, (turn, ticket))
-        return self.head == ticket
-
-    def turn_of(self, ticket: Hashable) -> Turn:
-        """Return the turn of one of the tickets waiting here."""
-        return self.turns[ticket].moved(self.back)
-
-    def yields_to(self, earlier: Queue) -> bool:
-        """Return whether granting from here can overtake the head of an earlier queue."""
-        return not self.nested or earlier.lease is not None
-
-    def note_pass(self, later: Queue) -> None:
-        """Remember that the head of another queue was granted at the expense of this head."""
-        if later.turn > self.turn and later.yields_to(self):
-            self.overtaken_by.append(later.turn.moved(-self.back))
-        else:
-            self.pressed += 1
-
-    def note_new_head(self) -> None:
-        """Keep, for a new head, only the grants that overtook it as well."""
-        if self.is_ranked:
-            # All share a round, so turns do not tell who was there to be overtaken.
-            self.overtaken_by.clear()
-        turn = self.turns[self.head]
-        self.overtaken_by = [other for other in self.overtaken_by if other > turn]
-        self.pressed = 0
-        self.first_turn = self.turn_of(self.head)
-
 
 _by_turn = attrgetter("turn")
 
@@ -196,14 +73,17 @@ class Line:
 
     Parameters:
         max_overtakes: how often a request may be overtaken before what it wants is kept for it.
+        named: the named keys; who waits at one is not in the way of others.
     """
 
-    def __init__(self, max_overtakes: int) -> None:
+    def __init__(self, max_overtakes: int, named: NamedCapacity) -> None:
         self.max_overtakes = max_overtakes
-        self.heads: list[Queue] = []  # by turn; a queue is in here exactly while it has turns
+        self.named = named
+        self.heads: list[Queue] = []  # by turn; a queue with turns is in here or parked
+        self.parked: dict[Queue, None] = {}
         self._waiting: dict[Hashable, Queue] = {}
         self._moved: set[Queue] = set()  # whose heads are not where they were first
-        self._owners: dict[Hashable, _Owner] = {}
+        self._owners: dict[Hashable, Owner] = {}
         self._sweep_owners_at = _OWNERS_BEFORE_SWEEP
         self._arrivals = 0
         self._latest_round = 0
@@ -214,6 +94,11 @@ class Line:
     def queue_of(self, ticket: Hashable) -> Queue | None:
         """Return the queue a ticket waits in, None if it does not wait."""
         return self._waiting.get(ticket)
+
+    def queues(self) -> Iterator[Queue]:
+        """All queues, listed or parked."""
+        yield from self.heads
+        yield from self.parked
 
     def tickets(self) -> list[Hashable]:
         """Return all waiting tickets in the order of their turns."""
@@ -245,13 +130,13 @@ class Line:
                 first request that an owner has waiting decides whether it ranks them.
         """
         account = self._owner(owner)
-        if not account.queues:
+        if not (account.queues[False] or account.queues[True]):
             account.ranked = rank is not None
         turn = self._next_turn(account, nested, rank)
-        key = (demand, nested, under)
-        queue = account.queues.get(key)
+        queues = account.queues[nested]
+        queue = queues.get((demand, under))
         if queue is None:
-            queue = account.queues[key] = Queue(account, demand, demand, nested, under=under)
+            queue = queues[demand, under] = Queue(account, demand, demand, nested, under=under)
         return self._append(queue, ticket, turn.moved(-queue.back))
 
     def join_first(
@@ -260,7 +145,7 @@ class Line:
         """Add the request of a lease to take its CPUs back."""
         queue = Queue(self._owner(owner), wanted, wanted, True, lease)
         self._arrivals += 1
-        self._append(queue, ticket, _FIRST._replace(arrival=self._arrivals))
+        self._append(queue, ticket, FIRST._replace(arrival=self._arrivals))
 
     def leave(self, ticket: Hashable) -> Queue:
         """Remove a request; return the queue it waited in."""
@@ -268,7 +153,6 @@ class Line:
         headed = queue.head == ticket
         if headed:
             self._unlist(queue)
-            self._moved.discard(queue)
         del queue.turns[ticket]
         if not queue.turns:
             self._retire(queue)
@@ -292,9 +176,13 @@ class Line:
             self._latest_round = max(self._latest_round, round_)
         ticket = queue.head
         self.leave(ticket)
-        if queue.is_ranked and len(self.heads) > len(queue.owner.queues):
+        if queue.is_ranked and self._has_others(queue.owner):
             self._move_back(queue.owner, by_nest=False)
         return ticket
+
+    def _has_others(self, account: Owner) -> bool:
+        own = sum(map(len, account.queues.values()))
+        return len(self.heads) + len(self.parked) > own
 
     def _append(self, queue: Queue, ticket: Hashable, turn: Turn) -> bool:
         self._waiting[ticket] = queue
@@ -303,8 +191,7 @@ class Line:
         if len(queue.turns) > 1:
             # It ranks before the head, and is held up by what held that up.
             self._unlist(queue)
-            self._moved.discard(queue)
-            queue.first_turn = queue.turn_of(ticket)
+            queue.begin_as_head()
         else:
             queue.note_new_head()
         self._list(queue)
@@ -314,32 +201,87 @@ class Line:
         if queue.lease is not None:
             return
         account, nested = queue.owner, queue.nested
-        del account.queues[queue.demand, nested, queue.under]
-        if not account.queues_of(nested):
+        del account.queues[nested][queue.demand, queue.under]
+        if not account.queues[nested]:
             # Rounds that were withdrawn, not granted, must not count against the owner.
             account.last[nested] = account.granted[nested]
 
     def _list(self, queue: Queue) -> None:
         queue.turn = queue.turn_of(queue.head)
         insort(self.heads, queue, key=_by_turn)
+        if queue.first_turn != queue.turn:
+            self._moved.add(queue)
 
     def _unlist(self, queue: Queue) -> None:
+        """Take a queue out of the line, or from the key it waits at."""
+        if queue.parked is not None:
+            self.named.unpark(queue)
+            del self.parked[queue]
+            return
+        self.named.settle_offer(queue)
+        self._take_out(queue)
+
+    def _take_out(self, queue: Queue) -> None:
         del self.heads[bisect_left(self.heads, queue.turn, key=_by_turn)]
+        self._moved.discard(queue)
+
+    # -------------------------------------------------------------- named keys
+
+    def park(self, short: Mapping[Queue, Key]) -> bool:
+        """Let listed queues wait at a key each, where they are in nobody's way.
+
+        Returns:
+            Whether all do; those that this closes stay in the line.
+        """
+        parked = len(self.parked)
+        for queue, key in short.items():
+            if queue.passes:
+                queue.moved += 1
+            if not self.stays(queue):
+                self._take_out(queue)
+                self.parked[queue] = None
+                self.named.park(queue, key)
+            self.named.settle_offer(queue)
+        return len(self.parked) == parked + len(short)
+
+    def stays(self, queue: Queue) -> bool:
+        """Whether a queue stays in the line whatever it waits for."""
+        return self.is_closed(queue) or self.is_shutting(queue)
+
+    def list_offered(self, now: float, *, most: int) -> bool:
+        """List those that have their turn at a key that has enough; return whether any has."""
+        for count in range(most):
+            found = self.named.offer(now)
+            if found is None:
+                return count > 0
+            queue, passed = found
+            del self.parked[queue]
+            self._list(queue)
+            if passed is not None:
+                self._press(passed)
+        return True
+
+    def _press(self, passed: Queue) -> None:
+        """A nested request went before one that waits at a key."""
+        passed.pressed += 1
+        if self.is_shutting(passed):
+            self._unlist(passed)
+            self._list(passed)
 
     # ----------------------------------------------------------------- rounds
 
-    def _owner(self, name: Hashable) -> _Owner:
+    def _owner(self, name: Hashable) -> Owner:
         account = self._owners.get(name)
         if account is None:
             if len(self._owners) >= self._sweep_owners_at:
                 self._sweep_owners()
-            account = self._owners[name] = _Owner(name)
+            account = self._owners[name] = Owner(name)
         return account
 
     def _sweep_owners(self) -> None:
         """Drop owners whose past no longer counts, or a long-lived line would only grow."""
         joined = self._round_to_join()
-        waiting = {queue.owner for queue in self.heads}
+        waiting = {queue.owner for queue in self._waiting.values()}
         for account in list(self._owners.values()):
             if account not in waiting and max(account.granted.values()) < joined:
                 del self._owners[account.name]
@@ -356,7 +298,7 @@ class Line:
                 return 1 + min(queue.turn.round, self._latest_round)
         return 1 + self._latest_round
 
-    def _next_turn(self, account: _Owner, nested: bool, rank: float | None) -> Turn:
+    def _next_turn(self, account: Owner, nested: bool, rank: float | None) -> Turn:
         round_ = account.next_round(nested, self._round_to_join())
         account.last[nested] = round_
         if nested:
@@ -366,38 +308,42 @@ class Line:
             rank = 0.0
         return Turn(round_, rank, self._arrivals)
 
-    def _move_back(self, account: _Owner, *, by_nest: bool) -> None:
+    def _move_back(self, account: Owner, *, by_nest: bool) -> None:
         """Move an owner's requests outside nests back by one round.
 
         Nests do it at the cost of those requests; an owner's own grant does not.
         """
-        queues = account.queues_of(nested=False)
+        queues = account.queues[False]
         if not queues:
             return
-        for queue in queues:
-            self._unlist(queue)
+        # Where owners wait at a key their turns play no part.
+        listed = [queue for queue in queues.values() if queue.parked is None]
+        for queue in listed:
+            self._take_out(queue)
         account.back += 1
+        account.back_by_nests += by_nest
         account.last[False] += 1
-        for queue in queues:
-            if not by_nest:
-                queue.first_turn = queue.first_turn.moved(1)
+        for queue in listed:
             self._list(queue)
-        if by_nest:
-            self._moved.update(queues)
 
     # ------------------------------------------------------------- overtaking
 
-    def candidates(self) -> Iterator[tuple[Queue, Reserve]]:
-        """Yield the queues whose heads may be granted, in order, and what each has to leave."""
+    def candidates(self, keep: Callable[[Queue], Demand]) -> Iterator[tuple[Queue, Reserve]]:
+        """Yield the queues whose heads may be granted, in order, and what each has to leave.
+
+        Parameters:
+            keep: what is kept for a closed queue.
+        """
         kept, kept_from_nests, shut = Reserve(), Reserve(), False
         for queue in self.heads:
             if queue.nested or not shut:
                 yield queue, kept_from_nests if queue.nested else kept
             shut = shut or self.is_shutting(queue)
             if self.is_closed(queue):
-                kept.add(queue.wanted)
+                wanted = keep(queue)
+                kept.add(wanted)
                 if queue.lease is not None:
-                    kept_from_nests.add(queue.wanted)
+                    kept_from_nests.add(wanted)
 
     def earlier(self, turn: Turn) -> list[Queue]:
         """Return the queues whose heads come before this turn."""
@@ -410,8 +356,12 @@ class Line:
         return self.earlier(turn) + moved
 
     def is_closed(self, queue: Queue) -> bool:
-        """Return whether the head of a queue has been overtaken as often as is allowed."""
-        return len(queue.overtaken_by) >= self.max_overtakes
+        """Return whether the head of a queue has been overtaken as often as is allowed.
+
+        Having had its turn at a key and then waiting again, because it could not have all it
+        wants at the same moment, counts as well.
+        """
+        return len(queue.overtaken_by) + queue.moved >= self.max_overtakes
 
     def is_shutting(self, queue: Queue) -> bool:
         """Return whether nests have pressed the head of a queue more often than is allowed."""
@@ -430,14 +380,17 @@ class Line:
         """
         listed = [queue.turn for queue in self.heads]
         assert listed == sorted(set(listed)), "heads out of order"
-        assert set(self.heads) == set(self._waiting.values())
+        assert {*self.heads, *self.parked} == set(self._waiting.values())
         assert self._moved == {queue for queue in self.heads if queue.first_turn != queue.turn}
-        assert sum(len(queue.turns) for queue in self.heads) == len(self._waiting)
+        assert not any(queue.parked for queue in self.heads)
+        assert all(queue.parked and queue in queue.parked.waiters for queue in self.parked)
+        assert sum(len(queue.turns) for queue in self.queues()) == len(self._waiting)
         for queue in self.heads:
+            assert queue.turn == queue.turn_of(queue.head)
+        for queue in self.queues():
             turns = list(queue.turns.values())
             ordered = queue.is_ranked or turns == sorted(turns)
             assert ordered, f"a queue of {queue.owner.name!r} is out of order"
-            assert queue.turn == queue.turn_of(queue.head)
             assert queue.turns[queue.head] == min(turns)
             assert all(other > min(turns) for other in queue.overtaken_by)
             assert len(queue.overtaken_by) <= self.max_overtakes
