@@ -198,8 +198,11 @@ class StepContext:
         return self._wait(self.run(pipeline, inputs, key=key))
 
     def map_sync(self, step: Any, items: Iterable[Any], **options: Any) -> list[Any]:
-        """The blocking twin of awaiting :meth:`map`, for sync steps."""
-        return self._wait(self.map(step, items, **options).values())
+        """The blocking twin of awaiting :meth:`map`, for sync steps.
+
+        The items are all read first, in the step's own thread.
+        """
+        return self._wait(self.map(step, list(items), **options).values())
 
     def _wait(self, nested: Coroutine[Any, Any, T]) -> T:
         try:

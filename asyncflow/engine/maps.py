@@ -114,11 +114,14 @@ class Maps:
         assert isinstance(graph, GrowingGraph)
         expansion, plan = run.expansions[node], graph.maps[node]
         mapped = graph.nodes[node]
+        name = f"{mapped.name}[{key}]"
+        if name in graph.index:
+            raise ValueError(f"two of them have the key {str(key)!r}; give each one of its own")
         slots = list(graph.slots[node])
         slots[plan.position] = asset
         element = graph.add_element(
             node,
-            msgspec.structs.replace(mapped, name=f"{mapped.name}[{key}]", map=None),
+            msgspec.structs.replace(mapped, name=name, map=None),
             tuple(slots),
             parents,
         )

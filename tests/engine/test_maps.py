@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -55,3 +56,26 @@ async def test_elements_flow_on_without_a_barrier() -> None:
     result = await pipeline.run()
     assert result["after"] == [51, 11, 31]
     assert began == pytest.approx([1, 3, 5])
+
+
+@virtual_time
+async def test_elements_whose_keys_read_alike_fail_the_mapped_node() -> None:
+    pipeline = Pipeline("p").add_step(numbers, params={"values": {1: 1, "1": 2}})
+    result = await pipeline.add_step(slow, inputs=["numbers"], map="numbers").run()
+    assert "two of them have the key '1'" in str(result.step_results["slow"].error)
+
+
+@virtual_time
+async def test_a_source_that_raises_midway_fails_the_mapped_node_and_its_elements_end() -> None:
+    class Broken:
+        def __iter__(self) -> Iterator[int]:
+            yield from range(300)
+            raise OSError("the disk is gone")
+
+    pipeline = Pipeline("p", failure_policy="collect_all")
+    pipeline.add_step(numbers, params={"values": Broken()})
+    result = await pipeline.add_step(slow, inputs=["numbers"], map="numbers").run()
+    assert "elements cannot be had: OSError: the disk is gone" in str(
+        result.step_results["slow"].error
+    )
+    assert result.step_results["slow[299]"].success
