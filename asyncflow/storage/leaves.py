@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import zoneinfo
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -123,7 +126,19 @@ LEAVES: Final[dict[type, Callable[[Any], Any]]] = {
 def _made_zone(key: Any) -> ZoneInfo:
     if _ZONE_NAME.fullmatch(key) is None:
         raise ValueError(f"{key!r} is no name of a time zone")
+    if not _is_known_zone(key):
+        raise ValueError(f"this machine knows no time zone {key!r}")
     return ZoneInfo(key)
+
+
+def _is_known_zone(key: str) -> bool:
+    """Whether looking a zone up imports nothing that the program does not need anyway.
+
+    Where the system has zones, one that it lacks would be looked for in the package tzdata.
+    """
+    if any(os.path.isfile(os.path.join(folder, key)) for folder in zoneinfo.TZPATH):
+        return True
+    return "tzdata" in sys.modules or not any(map(os.path.isdir, zoneinfo.TZPATH))
 
 
 def _made_datetime(ordinal: int, *clock: Any) -> datetime:

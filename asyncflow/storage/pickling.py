@@ -98,10 +98,14 @@ def _is_inside(path: Path, directory: Path) -> bool:
 
 
 def _read(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0))
-    with open(descriptor, "rb") as file:
+    # Nothing waits here for the other end of a pipe.
+    flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags)
+    try:
         _check_private(path, os.fstat(descriptor))
-        return file.read(_LONGEST_KEY_BYTES)
+        return os.read(descriptor, _LONGEST_KEY_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _check_private(path: Path, found: os.stat_result) -> None:
