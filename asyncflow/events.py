@@ -86,6 +86,7 @@ class NodeStarted(Event, frozen=True, kw_only=True):
 class NodeFinished(Event, frozen=True, kw_only=True):
     """A node reached its final state.
 
+    ``cached``: its value was taken from the cache.
     ``error`` is the text of what it raised, with its type; ``duration_seconds`` that of
     the last attempt.
     """
@@ -93,6 +94,7 @@ class NodeFinished(Event, frozen=True, kw_only=True):
     state: NodeState
     duration_seconds: float
     error: str = ""
+    cached: bool = False
 
 
 class NodeRetrying(Event, frozen=True, kw_only=True):

@@ -37,7 +37,8 @@ class StepResult(msgspec.Struct, frozen=True):
     ``duration_seconds`` is that of the last attempt, ``queued_seconds`` the time between
     the end of the last parent and its start. ``error`` is the exception object. ``worker``
     names the thread or process that ran it, "" on the event loop. ``stdout`` is what it printed
-    in a process, the last megabyte of it. A skip counts as success.
+    in a process, the last megabyte of it. ``cached``: the output was taken from the cache, and
+    there was no attempt. A skip counts as success.
     """
 
     step_name: str
@@ -50,6 +51,7 @@ class StepResult(msgspec.Struct, frozen=True):
     lane: str = ""
     worker: str = ""
     stdout: str = ""
+    cached: bool = False
 
     @property
     def success(self) -> bool:

@@ -369,6 +369,7 @@ def _step_result(record: RunRecord, index: int) -> StepResult:
         lane=_lane_of(record, index),
         worker=record.workers.get(index, ""),
         stdout=record.stdout.get(index, ""),
+        cached=index in record.cached,
     )
 
 

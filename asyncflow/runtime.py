@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
@@ -19,6 +20,7 @@ from asyncflow.engine.record import RunRecord
 from asyncflow.engine.remaining import ordering
 from asyncflow.engine.scheduler import Scheduler
 from asyncflow.engine.settings import expected_seconds_of, grace_seconds_of, services_of
+from asyncflow.engine.stored import StorageSettings
 from asyncflow.engine.supply import Supply
 from asyncflow.engine.surroundings import clock_of, new_run_id, surroundings_of
 from asyncflow.errors import CapacityError, GraphError
@@ -31,6 +33,7 @@ from asyncflow.request import FailurePolicy, RunRequest, Startable
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run, log_failure
 from asyncflow.states import RunState
+from asyncflow.storage.codec import Codec
 
 __all__ = [
     "FailurePolicy",
@@ -86,6 +89,10 @@ class Runtime:
             above the machine is always refused.
         labels: labels of this machine, for ``NodeAffinity(required=…)``.
         taints: taints of this machine, which steps must tolerate.
+        directory: where results are cached; None for ``.asyncflow`` in the working directory.
+        codecs: turn values of your own kinds into builtin values and back, see :class:`Codec`.
+        pickle_key: opts in to pickling what no codec takes: at least 16 random bytes, or the path
+            of a private file outside of ``directory`` that holds them.
         services: live objects (clients, pools) that parameters of any run find by name.
         expected_seconds: how long steps take, by the name of a node or of its step, as an
             earlier result may have told. Ready units with the longest path still to go start
@@ -122,6 +129,9 @@ class Runtime:
         oversized: Oversized = "clamp",
         labels: Mapping[str, str] | None = None,
         taints: Sequence[str] = (),
+        directory: str | os.PathLike[str] | None = None,
+        codecs: Sequence[Codec] = (),
+        pickle_key: bytes | str | os.PathLike[str] | None = None,
         services: Mapping[str, Any] | None = None,
         expected_seconds: Mapping[str, float] | None = None,
         grace_seconds: float = 2.0,
@@ -150,6 +160,7 @@ class Runtime:
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
         self._max_nested_depth = at_least_one("max_nested_depth", max_nested_depth)
         self._services = services_of(services)
+        self._storage = StorageSettings(directory, codecs, pickle_key)
         self._expected_seconds = expected_seconds_of(expected_seconds)
         self._runs = OwnedRuns(at_least_one("max_finished_runs", max_finished_runs))
         self._bus: RuntimeBus | None = None
@@ -183,6 +194,7 @@ class Runtime:
             max_abandoned=self._max_abandoned,
             max_nested_depth=self._max_nested_depth,
             random=surroundings.random(),
+            open_cache=self._storage.open_cache if surroundings.has_cache else None,
         )
         scheduler = self._scheduler
         self._supply.on_found = scheduler.losses.watch
@@ -223,6 +235,7 @@ class Runtime:
             except asyncio.CancelledError as error:
                 cancelled = error
         await scheduler.losses.aclose()
+        await scheduler.caching.aclose()
         for lane in scheduler.lanes.values():
             await lane.finish()
             lane.close()

@@ -21,6 +21,7 @@ from asyncflow.retry import NEVER, Retry
 
 __all__ = ["Inputs", "Parameter", "Step", "StepOptions", "inputs_of", "outputs_of", "step"]
 
+VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -30,6 +31,7 @@ LANES: tuple[str, ...] = ("inline", "thread", "process")
 
 Inputs = Iterable[str] | Mapping[str, str | Iterable[str]]
 Condition = Callable[..., Any]
+Cache = Literal[False, "code_hash", "input_hash"] | Callable[..., Any]
 
 
 class StepOptions(TypedDict, total=False):
@@ -43,6 +45,7 @@ class StepOptions(TypedDict, total=False):
     retry: int | Retry
     timeout: float | timedelta | None
     condition: Condition | None
+    cache: Cache
     when: When
     lane: LaneName | None
     tags: Iterable[str]
@@ -75,6 +78,7 @@ class Step(Generic[P, R]):
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "cache",
         "condition",
         "execution_group",
         "func",
@@ -111,6 +115,7 @@ class Step(Generic[P, R]):
         self.retry = self._checked("retry", Retry.of, options.get("retry", NEVER))
         self.timeout = self._checked("timeout", seconds_of, options.get("timeout"))
         self.condition = self._checked("condition", _condition_of, options.get("condition"))
+        self.cache = self._checked("cache", self._cache_of, options.get("cache", False))
         self.when = self._checked("when", _when_of, options.get("when", "success"))
         self.lane = self._checked("lane", _lane_of, options.get("lane"))
         self.tags = self._checked("tags", _tags_of, options.get("tags", ()))
@@ -121,6 +126,23 @@ class Step(Generic[P, R]):
             return convert(value)
         except (TypeError, ValueError) as error:
             raise GraphError(f"step {self.name!r}: {option}: {error}") from error
+
+    def _cache_of(self, value: Any) -> Cache:
+        if value is False or (isinstance(value, str) and value in ("code_hash", "input_hash")):
+            return cast("Cache", value)
+        if not callable(value) or is_coroutine_function(value):
+            raise ValueError(
+                "is 'code_hash', 'input_hash', False, or a plain function of the inputs that makes "
+                f"the key, not {value!r}"
+            )
+        takes_any = any(parameter.kind is VAR_KEYWORD for parameter in self.parameters)
+        for parameter in parameters_of(value):
+            known = parameter.name in self.parameter_names or parameter.is_variadic
+            if not known and not takes_any and not parameter.has_default:
+                raise ValueError(
+                    f"its function asks for {parameter.name!r}, which is no parameter of the step"
+                )
+        return cast("Cache", value)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.func(*args, **kwargs)
@@ -262,6 +284,9 @@ def step(func: Any = None, /, **options: Any) -> Any:
         timeout: seconds (or a timedelta) that one attempt may take, from its start.
         condition: a callable, sync or async, that takes by name any inputs, params and
             context; when it gives false the node is skipped.
+        cache: where its result may be taken from that of an earlier call: ``"code_hash"`` if the
+            code and the inputs are the same, ``"input_hash"`` if the inputs are, or a function
+            that takes any of the inputs by name and makes the key. False for never.
         when: ``"success"``; or ``"failure"`` or ``"always"`` for clean-up and alert steps, which
             run when all above them is over, also when the run has failed or was cancelled;
             without inputs and ``after`` they come at the end.

@@ -16,6 +16,7 @@ from asyncflow.lanes.worker_kind import WorkerKind
 from asyncflow.step import Step
 
 if TYPE_CHECKING:
+    from asyncflow.engine.caching import Looked
     from asyncflow.engine.limiter import Lease
     from asyncflow.engine.nesting import Retake
     from asyncflow.engine.record import RunRecord
@@ -35,6 +36,8 @@ class Phase(IntEnum):
     BACKOFF = 4  # it waits to be tried again
     RUNNING = 5
     EXAMINED = 6  # it failed, and its devices are being looked at
+    LOOKUP = 7  # it is being looked up in the cache
+    SAVING = 8  # it succeeded, and its result is being saved in the cache
 
 
 class Stop(IntEnum):
@@ -55,7 +58,8 @@ class Attempt(Call, eq=False):
     ``waits``: for how many pieces of its nest it is waiting; ``nest``: the nested nodes it
     asked for that have not ended, ``nested_runs`` the runs; ``retake``: it waits for its CPUs to go
     on. ``alone``: started by the shortest way, see :attr:`Graph.alone`.
-    ``examined``: its devices were looked at after it failed.
+    ``examined``: its devices were looked at after it failed. ``looked``: it was looked up in the
+    cache.
     """
 
     run: RunRecord = None  # type: ignore[assignment]
@@ -72,6 +76,7 @@ class Attempt(Call, eq=False):
     stop: Stop = Stop.NONE
     abandoned: bool = False
     examined: bool = False
+    looked: Looked | None = None
     unit_announced: bool = False
     worker_lane: str = ""
     capped: bool = False

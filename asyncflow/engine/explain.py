@@ -78,6 +78,10 @@ def _at_work(scheduler: Scheduler, attempt: Attempt) -> str:
             )
         case Phase.CONDITION:
             return "has its condition evaluated"
+        case Phase.LOOKUP:
+            return "is being looked up in the cache"
+        case Phase.SAVING:
+            return "has succeeded, and its result is being saved in the cache"
         case Phase.CAPACITY:
             return scheduler.limiter.explain(attempt).removeprefix(f"{attempt!r} ")
         case Phase.EXAMINED:

@@ -94,7 +94,6 @@ class RunRecord:
         self.graph = graph
         self.run_id = run_id
         self.outside = outside
-        self.services: frozenset[str] = frozenset()
         self.context = context
         self.fail_fast = failure_policy == "fail_fast"
         self.bus = EventBus(run_id, clock)
@@ -113,6 +112,8 @@ class RunRecord:
         self.added = array("d")
         self.errors: dict[int, BaseException] = {}
         self.workers: dict[int, str] = {}
+        self.cached: set[int] = set()
+        self.services: frozenset[str] = frozenset()
         # By the identity of the requirements: most steps share theirs.
         self.demands: dict[tuple[int, int], Demand] = {}
         self.process_demand = Demand()

@@ -58,6 +58,7 @@ def finish_fields(run: RunRecord, node: int) -> dict[str, Any]:
         "state": NODE_STATES[run.states[node]],
         "duration_seconds": max(0.0, run.finished[node] - began) if began else 0.0,
         "error": text_of(error),
+        "cached": node in run.cached,
     }
 
 

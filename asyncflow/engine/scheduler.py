@@ -17,6 +17,7 @@ from random import Random
 
 from asyncflow import events
 from asyncflow.engine.attempt import Attempt, Phase
+from asyncflow.engine.caching import Caching, OpenCache
 from asyncflow.engine.limiter import Lease, Limiter
 from asyncflow.engine.losses import Losses
 from asyncflow.engine.maps import Maps
@@ -53,6 +54,7 @@ class Scheduler:
         grace_seconds: how long a cancelled attempt may take to end.
         max_abandoned: how many abandoned attempts are borne.
         max_nested_depth: how deep steps may nest.
+        open_cache: opens the cache when first a step asks for it; None for none.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Scheduler:
         max_abandoned: int,
         max_nested_depth: int,
         random: Random,
+        open_cache: Callable[[], OpenCache] | None = None,
     ) -> None:
         self.loop = loop
         self.clock = clock
@@ -84,6 +87,7 @@ class Scheduler:
         self.settlement = Settlement(self, random)
         self.maps = Maps(self)
         self.losses = Losses(self)
+        self.caching = Caching(self, open_cache)
         self.nesting = Nesting(self, max_depth=max_nested_depth)
         self.stopping = Stopping(self, grace_seconds=grace_seconds, max_abandoned=max_abandoned)
         # How many timers may still lead to something: while one is set, nothing is stuck.

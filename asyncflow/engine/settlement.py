@@ -57,7 +57,15 @@ class Settlement:
             attempt.unit_announced = True
         if attempt.phase is Phase.CONDITION:
             self._settle_condition(attempt)
-        elif attempt.error is None and attempt.stop is not Stop.TIMEOUT:
+            return
+        if attempt.phase is Phase.LOOKUP:
+            self._scheduler.caching.looked(attempt)
+            return
+        if attempt.phase is Phase.SAVING:
+            self._scheduler.caching.saved(attempt)
+        elif _is_good(attempt) and self._scheduler.caching.save(attempt):
+            return
+        if _is_good(attempt):
             self._succeed(attempt)
         else:
             self.fail(attempt)
@@ -199,9 +207,7 @@ class Settlement:
     def _settle_condition(self, attempt: Attempt) -> None:
         """The condition was evaluated: run, skip, or fail the node."""
         if attempt.stop is Stop.CANCEL or attempt.run.bars(attempt.node):
-            if attempt.node in attempt.run.nested:
-                self.conclude(attempt, CANCELLED)  # the run may go on
-            self.end_unit(attempt)
+            self.end_unstarted(attempt)
             return
         wanted, error = False, attempt.error
         if error is None:
@@ -221,6 +227,12 @@ class Settlement:
             attempt.started = attempt.finished = 0.0
             attempt.value = None
             self._scheduler.starting.advance(attempt)
+
+    def end_unstarted(self, attempt: Attempt) -> None:
+        """The run was stopped while it was found out whether a node has to run."""
+        if attempt.node in attempt.run.nested:
+            self.conclude(attempt, CANCELLED)  # the run may go on
+        self.end_unit(attempt)
 
     def _fail_condition(self, attempt: Attempt, error: BaseException) -> None:
         failed = StepFailed(
@@ -300,6 +312,7 @@ class Settlement:
         delay = 0.0 if lost else policy.delay_seconds(error, number, self._random)
         following = self._scheduler.starting.new_attempt(run, attempt.unit, node)
         following.position, following.gated = attempt.position, True
+        following.looked = attempt.looked
         following.number = attempt.number + 1
         following.unit_announced = attempt.unit_announced
         following.previous_error = error
@@ -343,6 +356,10 @@ class Settlement:
         self._scheduler.stopping.drop_timer(attempt)
         self._scheduler.resumed.append(attempt)
         self._scheduler.wake()
+
+
+def _is_good(attempt: Attempt) -> bool:
+    return attempt.error is None and attempt.stop is not Stop.TIMEOUT
 
 
 def _hand_over(attempt: Attempt, following: Attempt) -> None:

@@ -71,6 +71,8 @@ class Starting:
             self._scheduler.maps.begin(run, attempt.node)
         elif run.graph.conditions and not attempt.gated and attempt.node in run.graph.conditions:
             self._launch_condition(attempt)
+        elif self._scheduler.caching.wants(attempt):
+            self._scheduler.caching.look_up(attempt)
         elif attempt.lease is not None and attempt.lease.lent:
             self._scheduler.asked = True
             self._scheduler.limiter.request_cpus(attempt, attempt.lease, owner=run)
@@ -94,11 +96,11 @@ class Starting:
         run, node = attempt.run, attempt.node
         step = run.graph.nodes[node].step
         assert step.condition is not None
-        args, kwargs = run.graph.conditions[node].bind(self._frame(attempt))
+        args, kwargs = run.graph.conditions[node].bind(self.frame(attempt))
         attempt.func, attempt.args, attempt.kwargs = step.condition, args, kwargs
         attempt.is_coroutine = is_coroutine_function(step.condition)
         attempt.phase = Phase.CONDITION
-        self._start(attempt, self._scheduler.inline)
+        self.start_in(attempt, self._scheduler.inline)
 
     def park(self, attempt: Attempt, phase: Phase) -> None:
         """An attempt waits for what ``phase`` says."""
@@ -229,7 +231,7 @@ class Starting:
             return False
         return run.graph.nodes[attempt.node].step.lane is None
 
-    def _frame(self, attempt: Attempt) -> Frame:
+    def frame(self, attempt: Attempt) -> Frame:
         run, node = attempt.run, attempt.node
         return Frame(
             run.values,
@@ -255,7 +257,7 @@ class Starting:
             values = run.values
             attempt.args = [values[slot] for slot in graph.slots[node]]
         else:
-            attempt.args, attempt.kwargs = template.bind(self._frame(attempt))
+            attempt.args, attempt.kwargs = template.bind(self.frame(attempt))
         attempt.func = step.func
         attempt.is_coroutine = step.is_coroutine
         attempt.phase = Phase.RUNNING
@@ -265,9 +267,10 @@ class Starting:
         lane = self._lane_of(attempt)
         if step.timeout is not None and not lane.tells_begin:
             self._scheduler.stopping.set_timeout(attempt, step.timeout)
-        self._start(attempt, lane)
+        self.start_in(attempt, lane)
 
-    def _start(self, attempt: Attempt, lane: Lane) -> None:
+    def start_in(self, attempt: Attempt, lane: Lane) -> None:
+        """Have a lane make the call that an attempt is now."""
         run = attempt.run
         attempt.lane = lane
         attempt.context = run.context.copy()

@@ -24,6 +24,8 @@ Closing = tuple[RunRecord, Generator[list[tuple[int, int]]]]
 
 
 _STALL_SECONDS = 1.0
+# What is found out before a node may start.
+_UNSTARTED = (Phase.CONDITION, Phase.LOOKUP)
 
 
 class Stopping:
@@ -120,7 +122,7 @@ class Stopping:
             # Or nothing of the run could start while the lost thread hangs.
             attempt.capped = False
             run.capped -= 1
-        if attempt.phase is Phase.CONDITION and attempt.node not in run.nested:
+        if attempt.phase in _UNSTARTED and attempt.node not in run.nested:
             self._scheduler.settlement.end_unit(attempt)
         else:
             self._scheduler.settlement.fail(attempt)

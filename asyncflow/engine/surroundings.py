@@ -42,9 +42,11 @@ class Surroundings:
     Attributes:
         tie: gives a number that decides which of several ready units starts first; None
             leaves them in the order in which they became ready.
+        has_cache: whether steps find results of earlier runs.
     """
 
     tie: Callable[[], float] | None = None
+    has_cache: bool = True
 
     def random(self) -> Random:
         """Where the jitter of retries comes from; one for each runtime."""

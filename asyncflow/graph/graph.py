@@ -285,6 +285,7 @@ def _is_simple(step: Step[..., Any]) -> bool:
     return (
         step.is_coroutine
         and step.condition is None
+        and step.cache is False
         and step.timeout is None
         and step.when == "success"
         and step.resources is None

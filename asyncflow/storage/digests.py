@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import NoneType
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import msgspec
 
 from asyncflow.errors import NotRecordable
 from asyncflow.storage.codec import Codec
-from asyncflow.storage.encoding import refusal
+from asyncflow.storage.encoding import key_part, refusal
 from asyncflow.storage.kinds import Kind, describe
 from asyncflow.storage.leaves import LEAVES
 from asyncflow.storage.libraries import imported_codecs
@@ -95,7 +95,7 @@ class _Digester:
         if kind in (set, frozenset):
             return hashed(kind.__name__.encode(), *sorted(self._each(value)))
         if kind is dict:
-            return hashed(b"dict", *self._pairs(value.items()))
+            return hashed(b"dict", *self._pairs(value.items(), key_part))
         if kind is slice:
             return hashed(b"slice", *self._each((value.start, value.stop, value.step)))
         return self._of_object(value, kind)
@@ -108,7 +108,7 @@ class _Digester:
         if described is None:
             raise refusal(kind)
         name = f"{kind.__module__}:{kind.__qualname__}".encode()
-        return hashed(b"typed", name, *self._pairs(described.take_apart(value)))
+        return hashed(b"typed", name, *self._pairs(described.take_apart(value), ".{}".format))
 
     def _each(self, values: Iterable[Any]) -> list[bytes]:
         digests: list[bytes] = []
@@ -120,8 +120,16 @@ class _Digester:
                 raise
         return digests
 
-    def _pairs(self, pairs: Iterable[tuple[Any, Any]]) -> list[bytes]:
-        return [self.of(part) for pair in pairs for part in pair]
+    def _pairs(self, pairs: Iterable[tuple[Any, Any]], part: Callable[[Any], str]) -> list[bytes]:
+        digests: list[bytes] = []
+        for key, value in pairs:
+            digests.append(self.of(key))
+            try:
+                digests.append(self.of(value))
+            except NotRecordable as refused:
+                refused.within(part(key))
+                raise
+        return digests
 
 
 def _encoded(codec: Codec, value: Any) -> Any:

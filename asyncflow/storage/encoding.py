@@ -14,7 +14,7 @@ from asyncflow.storage.leaves import LEAVES
 from asyncflow.storage.typed import NO_CLASSES, TypedClasses, describable
 from asyncflow.storage.wire import LARGE_BYTES, MAX_DEPTH, Tag
 
-__all__ = ["TreeEncoder", "refusal"]
+__all__ = ["TreeEncoder", "key_part", "refusal"]
 
 _AS_IS: Final = frozenset({NoneType, bool, float})
 
@@ -141,10 +141,11 @@ def _bytearray(encoder: TreeEncoder, value: bytearray) -> list[Any]:
 
 
 def _dict(encoder: TreeEncoder, value: dict[Any, Any]) -> list[Any]:
-    return [Tag.DICT, *encoder.pairs(value.items(), _key_part)]
+    return [Tag.DICT, *encoder.pairs(value.items(), key_part)]
 
 
-def _key_part(key: Any) -> str:
+def key_part(key: Any) -> str:
+    """How a path goes on to the value of a key."""
     return f"[{reprlib.repr(key)}]"
 
 

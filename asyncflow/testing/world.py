@@ -51,6 +51,8 @@ class World(Surroundings):
         now_seconds: the virtual time; the beginning is not 0.
     """
 
+    has_cache = False  # a run shall not depend on those before it
+
     def __init__(self, seed: int | str | None = None, script: Script | None = None) -> None:
         self.now_seconds = BEGINNING_SECONDS
         self._script = Script(None, None) if script is None else script
