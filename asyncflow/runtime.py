@@ -19,16 +19,20 @@ from asyncflow.engine.process_steps import admit_processes
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.remaining import ordering
 from asyncflow.engine.scheduler import Scheduler
-from asyncflow.engine.settings import expected_seconds_of, grace_seconds_of, services_of
+from asyncflow.engine.settings import (
+    expected_seconds_of,
+    grace_seconds_of,
+    services_of,
+    supply_of,
+)
 from asyncflow.engine.stored import StorageSettings
-from asyncflow.engine.supply import Supply
 from asyncflow.engine.surroundings import clock_of, new_run_id, surroundings_of
 from asyncflow.errors import CapacityError, GraphError
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.outside import outside_values
 from asyncflow.lanes.lane import CURRENT
 from asyncflow.owned_runs import OwnedRuns
-from asyncflow.quantities import at_least_one, parse_bytes, parse_cpu
+from asyncflow.quantities import at_least_one
 from asyncflow.request import FailurePolicy, RunRequest, Startable
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run, log_failure
@@ -139,22 +143,11 @@ class Runtime:
         max_finished_runs: int = 100,
         max_nested_depth: int = 32,
     ) -> None:
-        if oversized not in ("clamp", "error"):
-            raise ValueError(f"oversized is 'clamp' or 'error', not {oversized!r}")
-        if isinstance(taints, str):
-            raise TypeError(f"taints takes a list of names; write taints=[{taints!r}]")
         self.max_concurrency = at_least_one("max_concurrency", max_concurrency)
         self.max_threads = at_least_one(
             "max_threads", DEFAULT_THREADS if max_threads is None else max_threads
         )
-        self._supply = Supply(
-            cpu_millis=None if max_cpus is None else parse_cpu(max_cpus),
-            memory_bytes=None if max_memory is None else parse_bytes(max_memory),
-            max_gpus=max_gpus,
-            labels=dict(labels or {}),
-            taints=tuple(taints),
-            refuse_oversized=oversized == "error",
-        )
+        self._supply = supply_of(max_cpus, max_memory, max_gpus, labels, taints, oversized)
         self.max_processes = DEFAULT_PROCESSES
         self._grace_seconds = grace_seconds_of(grace_seconds)
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["expected_seconds_of", "grace_seconds_of", "services_of"]
+from asyncflow.engine.gpus import GpuProbe
+from asyncflow.engine.supply import Supply
+from asyncflow.quantities import parse_bytes, parse_cpu
+
+__all__ = ["expected_seconds_of", "grace_seconds_of", "services_of", "supply_of"]
 
 
 def services_of(services: Any) -> dict[str, Any]:
@@ -38,3 +42,26 @@ def expected_seconds_of(seconds: Mapping[str, float] | None) -> dict[str, float]
                 f"expected_seconds={{{name!r}: {value!r}}}: takes finite seconds of 0 or more"
             )
     return dict(seconds or {})
+
+
+def supply_of(
+    max_cpus: int | float | str | None,
+    max_memory: int | str | None,
+    max_gpus: int | Sequence[str] | GpuProbe | None,
+    labels: Mapping[str, str] | None,
+    taints: Sequence[str],
+    oversized: str,
+) -> Supply:
+    """What a runtime shares."""
+    if oversized not in ("clamp", "error"):
+        raise ValueError(f"oversized is 'clamp' or 'error', not {oversized!r}")
+    if isinstance(taints, str):
+        raise TypeError(f"taints takes a list of names; write taints=[{taints!r}]")
+    return Supply(
+        cpu_millis=None if max_cpus is None else parse_cpu(max_cpus),
+        memory_bytes=None if max_memory is None else parse_bytes(max_memory),
+        max_gpus=max_gpus,
+        labels=dict(labels or {}),
+        taints=tuple(taints),
+        refuse_oversized=oversized == "error",
+    )
