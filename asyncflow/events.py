@@ -47,11 +47,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=Tru
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
-    """A run began."""
+    """A run began; ``resumed`` of its nodes ended in an earlier life of it."""
 
     pipeline: str
     nodes: int
     units: int
+    resumed: int = 0
 
 
 class RunFinished(Event, frozen=True, kw_only=True):

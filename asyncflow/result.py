@@ -38,7 +38,8 @@ class StepResult(msgspec.Struct, frozen=True):
     the end of the last parent and its start. ``error`` is the exception object. ``worker``
     names the thread or process that ran it, "" on the event loop. ``stdout`` is what it printed
     in a process, the last megabyte of it. ``cached``: the output was taken from the cache, and
-    there was no attempt. A skip counts as success.
+    there was no attempt. ``resumed``: it ended in an earlier life of the run, and was not run
+    again. A skip counts as success.
     """
 
     step_name: str
@@ -52,6 +53,7 @@ class StepResult(msgspec.Struct, frozen=True):
     worker: str = ""
     stdout: str = ""
     cached: bool = False
+    resumed: bool = False
 
     @property
     def success(self) -> bool:
@@ -135,12 +137,15 @@ class PipelineResult:
         duration_seconds: float,
         reason: str,
         source: ResultSource,
+        resumed: bool = False,
     ) -> None:
         self.run_id = run_id
         self.pipeline_name = pipeline_name
         self.state = state
         self.duration_seconds = duration_seconds
         self.reason = reason
+        # Whether the run was recorded before, and went on or was given back as it was.
+        self.resumed = resumed
         self._source = source
         self.step_results = StepResults(source.names, source.make)
 
@@ -349,6 +354,7 @@ class PipelineResult:
             "success": self.success,
             "state": str(self.state),
             "reason": self.reason,
+            "resumed": self.resumed,
             "duration_seconds": self.duration_seconds,
             "steps": {
                 name: {

@@ -293,7 +293,7 @@ def _bars(record: RunRecord) -> Iterator[Bar]:
     units, origin = graph.units, record.began_at
     for index, node in enumerate(graph.nodes):
         tries = record.tries_of(index)
-        if not tries:
+        if not tries or index in record.resumed:
             continue
         unit = units.of_node[index]
         *earlier, (began, ended) = (
@@ -333,6 +333,7 @@ def make_result(record: RunRecord) -> PipelineResult:
         state=record.state,
         duration_seconds=record.ended_at - record.began_at,
         reason=record.stopping or "",
+        resumed=record.is_resumed,
         source=ResultSource(
             names=graph.index,
             assets=graph.assets,
@@ -370,6 +371,7 @@ def _step_result(record: RunRecord, index: int) -> StepResult:
         worker=record.workers.get(index, ""),
         stdout=record.stdout.get(index, ""),
         cached=index in record.cached,
+        resumed=index in record.resumed,
     )
 
 
@@ -402,3 +404,10 @@ def _error_of(record: RunRecord, index: int, state: NodeState) -> BaseException 
         why = f": {record.stopping}" if record.stopping else ""
         return StepCancelled(f"step {name!r} was cancelled{why}", step=name)
     return None
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run is cancelled whose block was left by an exception."""
+    if isinstance(error, asyncio.CancelledError):
+        return "the task that awaits the run was cancelled"
+    return f"the block that started the run raised {type(error).__name__}"

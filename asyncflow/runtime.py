@@ -7,8 +7,9 @@ import contextvars
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from asyncflow.ambient import AMBIENT, RUN, ambient_runtime, calling_attempt, calling_run
 from asyncflow.engine.admission import Admission
 from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import Overflow, RuntimeBus, Subscription
@@ -30,14 +31,20 @@ from asyncflow.engine.surroundings import clock_of, new_run_id, surroundings_of
 from asyncflow.errors import CapacityError, GraphError
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.outside import outside_values
+from asyncflow.kept_runs import KeptRuns
 from asyncflow.lanes.lane import CURRENT
 from asyncflow.owned_runs import OwnedRuns
 from asyncflow.quantities import at_least_one
-from asyncflow.request import FailurePolicy, RunRequest, Startable
+from asyncflow.request import FailurePolicy, RunRequest, Startable, nested_request
 from asyncflow.result import PipelineResult
-from asyncflow.run import Run, log_failure
+from asyncflow.run import Run, log_failure, reason_of
 from asyncflow.states import RunState
 from asyncflow.storage.codec import Codec
+
+if TYPE_CHECKING:
+    from asyncflow.checkpoints import Checkpoint
+    from asyncflow.storage.codec import Codec
+    from asyncflow.storage.writer import Durability
 
 __all__ = [
     "FailurePolicy",
@@ -53,24 +60,6 @@ DEFAULT_THREADS = 40
 DEFAULT_PROCESSES = 32
 
 Oversized = Literal["clamp", "error"]
-
-
-_AMBIENT: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar(
-    "asyncflow_runtime", default=None
-)
-
-_RUN: contextvars.ContextVar[RunRecord | None] = contextvars.ContextVar(
-    "asyncflow_run", default=None
-)
-
-
-def ambient_runtime() -> Runtime | None:
-    """The innermost runtime entered around the caller, or that of the run it is part of.
-
-    None where there is none, or it belongs to another event loop.
-    """
-    runtime = _AMBIENT.get()
-    return runtime if runtime is not None and runtime.is_usable_here() else None
 
 
 class Runtime:
@@ -93,7 +82,9 @@ class Runtime:
             above the machine is always refused.
         labels: labels of this machine, for ``NodeAffinity(required=…)``.
         taints: taints of this machine, which steps must tolerate.
-        directory: where results are cached; None for ``.asyncflow`` in the working directory.
+        directory: where runs are recorded, so that they can be resumed, and results cached.
+            None records only runs that ask for it, and caches in ``.asyncflow`` in the working
+            directory.
         codecs: turn values of your own kinds into builtin values and back, see :class:`Codec`.
         pickle_key: opts in to pickling what no codec takes: at least 16 random bytes, or the path
             of a private file outside of ``directory`` that holds them.
@@ -105,6 +96,8 @@ class Runtime:
         max_abandoned: a run with more abandoned steps than this fails.
         max_finished_runs: how many runs that have ended :meth:`get` still finds.
         max_nested_depth: how deep steps may nest calls and runs.
+        durability: what a result survives once it counts: ``"process"`` (the death of any
+            process) or ``"power"`` (the loss of power too; every step waits for the disk).
 
     Raises:
         ValueError, TypeError: a number makes no sense.
@@ -142,6 +135,7 @@ class Runtime:
         max_abandoned: int = 32,
         max_finished_runs: int = 100,
         max_nested_depth: int = 32,
+        durability: Durability = "process",
     ) -> None:
         self.max_concurrency = at_least_one("max_concurrency", max_concurrency)
         self.max_threads = at_least_one(
@@ -155,6 +149,7 @@ class Runtime:
         self._services = services_of(services)
         self._storage = StorageSettings(directory, codecs, pickle_key)
         self._expected_seconds = expected_seconds_of(expected_seconds)
+        self._kept = KeptRuns(self._storage, durability)
         self._runs = OwnedRuns(at_least_one("max_finished_runs", max_finished_runs))
         self._bus: RuntimeBus | None = None
         self._ambient: contextvars.Token[Runtime | None] | None = None
@@ -165,7 +160,7 @@ class Runtime:
 
     async def __aenter__(self) -> Self:
         self.open()
-        self._ambient = _AMBIENT.set(self)
+        self._ambient = AMBIENT.set(self)
         return self
 
     def open(self) -> None:
@@ -194,10 +189,10 @@ class Runtime:
         self._bus = RuntimeBus(clock, lambda: (run.bus for run in scheduler.runs.values()))
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._ambient is not None and _AMBIENT.get() is self:
+        if self._ambient is not None and AMBIENT.get() is self:
             # Not reset(token): a fixture may leave in another context than it entered.
             before = self._ambient.old_value
-            _AMBIENT.set(before if isinstance(before, Runtime) else None)
+            AMBIENT.set(before if isinstance(before, Runtime) else None)
         await self.aclose(drain_seconds=30 if kind is None else 0)
 
     async def aclose(self, drain_seconds: float = 30) -> None:
@@ -279,9 +274,7 @@ class Runtime:
             ...
             result = await runtime.get(run.id).result()
         """
-        request = await pipeline.request(*args, **options)
-        await self._find_gpus_for(request.graph)
-        run = self.launch(request)
+        run = await self._launch(await pipeline.request(*args, **options))
         run.log_failure_at_end()
         self._runs.own(run)
         return run
@@ -329,8 +322,9 @@ class Runtime:
             async with self._running(request, within) as run:
                 yield run
             return
-        nesting = self._entered().nesting
-        caller, record = self._caller(), self._calling_run()
+        scheduler = self._entered()
+        nesting = scheduler.nesting
+        caller, record = calling_attempt(scheduler), calling_run(scheduler)
         if caller is not None:
             depth = nesting.depth_below(caller)
             nesting.enter(caller)
@@ -352,13 +346,12 @@ class Runtime:
     async def _running(
         self, request: RunRequest, within: tuple[Attempt | None, int]
     ) -> AsyncIterator[Run]:
-        await self._find_gpus_for(request.graph)
-        run = self.launch(request, within=within)
+        run = await self._launch(request, within)
         try:
             yield run
             await run.wait()
         except BaseException as error:
-            run.cancel_nowait(_reason(error))
+            run.cancel_nowait(reason_of(error))
             await run.wait_shielded()
             raise
         finally:
@@ -369,40 +362,45 @@ class Runtime:
         if self._supply.lacks_gpus_of(graph):
             await self._supply.find_gpus()
 
-    def _calling_run(self) -> RunRecord | None:
-        """The run, of this runtime, of whose step the caller is a part."""
-        record = _RUN.get()
-        if record is None or self._scheduler is None:
-            return None
-        return record if self._scheduler.runs.get(record.run_id) is record else None
-
-    def _caller(self) -> Attempt | None:
-        """The attempt of one of this runtime's steps that asks for something, if one does."""
-        call = CURRENT.get()
-        if not isinstance(call, Attempt) or call.finished or self._scheduler is None:
-            return None
-        return call if self._scheduler.runs.get(call.run.run_id) is call.run else None
-
     def _entered_or_closing(self) -> Scheduler:
         """The scheduler, also while the runtime is being closed: steps still run then."""
         assert self._scheduler is not None
         return self._scheduler
 
     async def _run_nested(
-        self, pipeline: Startable, inputs: Any, attempt: Attempt, depth: int
+        self, pipeline: Startable, inputs: Any, attempt: Attempt, depth: int, name: str
     ) -> PipelineResult:
-        request = await pipeline.request(inputs)
+        request = nested_request(await pipeline.request(inputs), attempt.run, name)
         async with self.running(request, within=(attempt, depth)) as run:
             return await run.result()
 
+    async def _launch(
+        self, request: RunRequest, within: tuple[Attempt | None, int] | None = None
+    ) -> Run:
+        """:meth:`launch` with all that takes a while before it."""
+        await self._find_gpus_for(request.graph)
+        checkpoint = await self._kept.open(request)
+        if checkpoint is None:
+            return self.launch(request, within=within)
+        try:
+            return self.launch(checkpoint.request, within=within, checkpoint=checkpoint)
+        except BaseException:
+            checkpoint.journal.close()
+            raise
+
     def launch(
-        self, request: RunRequest, *, within: tuple[Attempt | None, int] | None = None
+        self,
+        request: RunRequest,
+        *,
+        within: tuple[Attempt | None, int] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Run:
         """Admit a run and hand it to the scheduler; it begins in the loop's next turn.
 
         Args:
             request: what to run.
             within: the attempt whose nest it is part of, and how deep.
+            checkpoint: where it is recorded.
 
         Raises:
             CapacityError: a step asks for what this runtime can never grant.
@@ -413,19 +411,26 @@ class Runtime:
         scheduler = self._entered_or_closing() if nested else self._entered()
         graph = request.graph
         surroundings = surroundings_of(scheduler.loop)
-        run_id = surroundings.new_run_id() if request.run_id is None else request.run_id
+        run_id = request.run_id or surroundings.new_run_id()
+        if checkpoint is not None:
+            run_id = checkpoint.run_id
         if run_id in scheduler.runs:
             raise GraphError(f"a run {run_id!r} is in progress in this runtime; choose another id")
         outside = outside_values(graph, request.inputs, request.services, self._services)
         context = contextvars.copy_context()
-        context.run(_AMBIENT.set, self)
+        context.run(AMBIENT.set, self)
         context.run(CURRENT.set, None)
-        record = RunRecord(graph, run_id, outside, context, request.failure_policy, scheduler.clock)
+        if checkpoint is None:
+            policy = request.failure_policy
+            record = RunRecord(graph, run_id, outside, context, policy, scheduler.clock)
+        else:
+            record = checkpoint.record
+            record.outside, record.context = outside, context
         live = {**self._services, **request.services}
         record.services = frozenset(live.keys() - request.inputs.keys())
         record.max_workers, record.backend = request.max_workers, request.backend
         record.one_at_a_time = request.one_at_a_time
-        context.run(_RUN.set, record)
+        context.run(RUN.set, record)
         record.launch_nested = self._run_nested
         if within is not None:
             record.parent, record.depth = within
@@ -441,6 +446,8 @@ class Runtime:
         self._runs.add(run)
         assert self._bus is not None
         self._bus.welcome(record.bus)
+        if checkpoint is not None:
+            checkpoint.attach(scheduler)
         scheduler.add(record)
         surroundings.launched(record)
         return run
@@ -456,7 +463,7 @@ class Runtime:
             faults = [f"step {name!r}: {why}" for name, why in admission.refusals.items()]
             raise CapacityError(f"pipeline {graph.name!r} cannot run here: {' '.join(faults)}")
         record.demands = admission.demands
-        record.warnings = [f"step {name!r}: {why}" for name, why in admission.clamped.items()]
+        record.warnings += [f"step {name!r}: {why}" for name, why in admission.clamped.items()]
         record.warnings += self._supply.faults_for(graph)
 
     def check(self, graph: Graph) -> Admission:
@@ -489,9 +496,3 @@ class Runtime:
                 "pipeline"
             )
         return self._scheduler
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError):
-        return "the task that awaits the run was cancelled"
-    return f"the block that started the run raised {type(error).__name__}"

@@ -22,7 +22,20 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli", "web", "__main__"}),
     frozenset({"pipeline", "orchestrator", "flow"}),
     frozenset(
-        {"progress", "testing", "runtime", "run", "streams", "blocking", "request", "owned_runs"}
+        {
+            "progress",
+            "testing",
+            "ambient",
+            "checkpoints",
+            "kept_runs",
+            "recorded_inputs",
+            "runtime",
+            "run",
+            "streams",
+            "blocking",
+            "request",
+            "owned_runs",
+        }
     ),
     frozenset({"engine", "lanes", "storage"}),
     frozenset({"result", "gantt", "graph", "step", "context", "retry", "nested_map", "pickling"}),

@@ -102,8 +102,8 @@ class Attempt(Call, eq=False):
                 f"step {self.name!r} runs {pipeline!r}, which is no pipeline; call() is for steps"
             )
 
-        async def launch(depth: int) -> Any:
-            return await self.run.launch_nested(pipeline, inputs, self, depth)
+        async def launch(depth: int, name: str) -> Any:
+            return await self.run.launch_nested(pipeline, inputs, self, depth, name)
 
         return await self.run.nesting.run(self, pipeline.name, key, launch)
 

@@ -38,13 +38,18 @@ class EventBus:
         self.sequence += 1
         if not self.listening:
             return
-        event = kind(
-            sequence=self.sequence,
-            run_id=self.run_id,
-            wall_time=self.wall_clock(),
-            monotonic_seconds=self.clock(),
-            **fields,
+        self.hand_out(
+            kind(
+                sequence=self.sequence,
+                run_id=self.run_id,
+                wall_time=self.wall_clock(),
+                monotonic_seconds=self.clock(),
+                **fields,
+            )
         )
+
+    def hand_out(self, event: Event) -> None:
+        """Give a record to everybody who listens."""
         for subscription in (*self._subscriptions, *self._guests):  # one that overflows leaves
             subscription.put(event)
 

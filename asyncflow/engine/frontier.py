@@ -17,6 +17,8 @@ Ready = deque[int] | RankedQueue[int] | NestedFirst[int] | OneAtATime[int]
 # A node with more dependents than this is worked off in slices, so that the end of one
 # step with 100,000 children does not hold the event loop.
 SLICE = 2000
+# A unit that waits for so many edges is never ready.
+_NEVER = 1 << 60
 
 
 class Frontier:
@@ -82,6 +84,25 @@ class Frontier:
         self._wait.append(count)
         if not count:
             self.ready.append(unit)
+
+    def add_retired(self, unit: int) -> None:
+        """Grow by one unit that is done already.
+
+        Raises:
+            ValueError: the number is taken or leaves a hole.
+        """
+        if unit != len(self._wait):
+            raise ValueError(f"unit {unit} is out of turn; the next number is {len(self._wait)}")
+        self._wait.append(_NEVER)
+
+    def retire(self, units: Iterable[int]) -> None:
+        """These units never become ready: they are done already."""
+        retired = set(units)
+        for unit in retired:
+            self._wait[unit] = _NEVER
+        kept = [unit for unit in self.ready if unit not in retired]
+        self.ready.clear()
+        self.ready.extend(kept)
 
     def finished(self, node: int) -> bool:
         """A node reached a final state, whichever: those that waited for it wait for one less.

@@ -22,6 +22,7 @@ from asyncflow.graph.graph import MapPlan
 from asyncflow.graph.growing import GrowingGraph
 from asyncflow.graph.node import MISSING
 from asyncflow.states import FAILED, FAILURES, RUNNING, SKIPPED, SUCCEEDED, UPSTREAM_FAILED
+from asyncflow.storage.records import Added
 
 if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
@@ -84,11 +85,12 @@ class Maps:
             return
         expansion.complete = True
         run.graph.parents[node] = (*run.graph.parents[node], *expansion.elements)  # type: ignore[index]
-        run.bus.publish(
-            events.MapExpanded,
-            node=run.graph.nodes[node].name,
-            elements=len(expansion.elements),
-        )
+        if run.memory is None or not run.memory.was_expanded(run.graph.nodes[node].name):
+            run.bus.publish(
+                events.MapExpanded,
+                node=run.graph.nodes[node].name,
+                elements=len(expansion.elements),
+            )
         self._collect(run, node)
         self._scheduler.queue(run)
 
@@ -130,9 +132,28 @@ class Maps:
             count_uses(run, element, asset, node)
         expansion.elements.append(element)
         expansion.keys.append(key)
+        if self._remembered(run, node, element, asset):
+            return
         expansion.pending += 1
         run.element_of[element] = node
         run.frontier.add(len(graph.units.lanes) - 1, [p for p in parents if not run.is_final(p)])
+
+    def _remembered(self, run: RunRecord, node: int, element: int, asset: int) -> bool:
+        """Whether an earlier life of the run knows what came of an element; else note it."""
+        plan = run.graph.maps[node]
+        item = b""
+        if plan.follows is None and not run.unkept.isdisjoint(
+            run.graph.producers_of(run.graph.slots[node][plan.position])
+        ):
+            # The list is made anew in each life: its order says nothing.
+            item = run.item_fingerprint(run.values[asset])
+        if run.memory is not None and run.memory.restore(run, element, item):
+            run.frontier.add_retired(len(run.graph.units.lanes) - 1)
+            return True
+        if run.recorder is not None:
+            name = run.graph.nodes[element].name
+            run.recorder.put(Added(element, name, node, nested=False, item=item))
+        return False
 
     # -- ends ----------------------------------------------------------------------------
 
@@ -178,7 +199,7 @@ class Maps:
             there += _gather(run, node, elements, parts)
             if len(elements) == _SLICE:
                 yield
-        if run.is_final(node) or run.bars(node):
+        if run.is_final(node) or run.is_ending(node) or run.bars(node):
             return
         if not there and self._gives_way(run, node):
             self._end(run, node, SKIPPED)

@@ -26,6 +26,7 @@ from asyncflow.graph.growing import GrowingGraph
 from asyncflow.graph.node import Node
 from asyncflow.states import CANCELLED, FAILURES, SUCCEEDED, WAITING, NodeState
 from asyncflow.step import Step
+from asyncflow.storage.records import Added
 
 if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
@@ -185,7 +186,7 @@ class Nesting:
             stopping.cancel_attempt(run.in_flight[unit])
         elif unit in run.parked:
             stopping.drop_waiting(run.parked[unit])
-        elif run.states[node] == WAITING:
+        elif run.states[node] == WAITING and not run.is_ending(node):
             run.finished[node] = self._scheduler.clock()
             self._scheduler.settlement.reach(run, node, CANCELLED)
 
@@ -222,25 +223,26 @@ class Nesting:
         return self._outcome(run, node)
 
     async def run(
-        self, attempt: Attempt, name: str, key: Any, launch: Callable[[int], Awaitable[Any]]
+        self, attempt: Attempt, name: str, key: Any, launch: Callable[[int, str], Awaitable[Any]]
     ) -> Any:
         """Wait for a nested run.
 
         Args:
             name: of the pipeline.
-            launch: takes the depth, runs it and gives its result.
+            launch: takes the depth and the name in full, runs it and gives its result.
 
         Raises:
             StepCancelled: the attempt was told to stop, or has ended.
         """
         self._refuse_late(attempt, name)
         depth = self.depth_below(attempt)
-        attempt.run.nested_names.add(self._name(attempt, name, key))
+        full = self._name(attempt, name, key)
+        attempt.run.nested_names.add(full)
         if attempt.nested_runs is None:
             attempt.nested_runs = set()
         self.enter(attempt)
         # A task of its own: a thread that waits for it is not there to be cancelled.
-        running = asyncio.ensure_future(launch(depth))
+        running = asyncio.ensure_future(launch(depth, full))
         attempt.nested_runs.add(running)
         try:
             return await running
@@ -273,9 +275,11 @@ class Nesting:
     def _name(self, attempt: Attempt, name: str, key: Any) -> str:
         run = attempt.run
         full = f"{attempt.name}/{name}" + ("" if key is None else f"[{key}]")
-        # A new try of the caller makes the calls of the last one anew.
-        if attempt.number > 1:
-            full += f"#{attempt.number}"
+        # A new try of the caller makes the calls of the last one anew; one that goes on where a
+        # host died finds those that were made.
+        number = run.number_of(attempt)
+        if number > 1:
+            full += f"#{number}"
         if full in run.graph.index or full in run.nested_names:
             raise GraphError(
                 f"step {attempt.name!r} has called {full!r} already; give every call a key of its "
@@ -322,10 +326,25 @@ class Nesting:
         if not run.nested:
             run.put_nested_first()
         run.nested[node] = Nested(attempt, depth, self._scheduler.loop.create_future())
+        if self._remembered(run, node, attempt):
+            return node
         run.frontier.add(unit)
         self._scheduler.queue(run)
         self._scheduler.wake()
         return node
+
+    def _remembered(self, run: RunRecord, node: int, attempt: Attempt) -> bool:
+        """Whether an earlier life of the run knows what came of a call; else note it."""
+        if run.recorder is None:
+            return False
+        name = run.graph.nodes[node].name
+        code = run.recorder.code_of(node)
+        if run.memory is not None and run.memory.restore(run, node, code=code):
+            run.frontier.add_retired(len(run.graph.units.lanes) - 1)
+            run.nested[node].ended.set_result(None)
+            return True
+        run.recorder.put(Added(node, name, attempt.node, nested=True, code=code))
+        return False
 
     def depth_below(self, attempt: Attempt) -> int:
         """How deep a nest of this attempt would be.

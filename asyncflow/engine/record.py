@@ -27,6 +27,8 @@ from asyncflow.states import FINAL, NODE_STATES, WAITING, NodeState, RunState
 if TYPE_CHECKING:
     from asyncflow.engine.maps import Expansion
     from asyncflow.engine.nesting import Nested, Nesting
+    from asyncflow.engine.recording import Recorder
+    from asyncflow.engine.restoring import RememberedNodes
 
 __all__ = ["RunRecord"]
 
@@ -68,6 +70,18 @@ class RunRecord:
         remaining: by unit, the seconds of the longest path that begins with it; None where no
             durations are known, and units start in the order in which they became ready.
         ordering: works ``remaining`` out; done before the run begins.
+        recorder: where what happens is recorded; None for a run that does not record.
+        kept_in: the directory in which it is recorded. ``is_resumed``: it has had earlier lives.
+        resumed: nodes whose end is from an earlier life of the run; ``told`` those of them whose
+            end is worked out anew, though everybody knows of it.
+        earlier: by node, how many attempts began in earlier lives, of which ``tried`` failed
+            and count. ``gated``: nodes whose condition was found true then.
+        forgiven: by node, how many attempts do not count against its retries.
+        quarantined: by node, how many hosts died while it ran, where that is too many.
+        unkept: nodes whose value could not be recorded.
+        lasted: how many seconds a run took that is only given back as it was.
+        item_fingerprint: tells elements of a list apart whose order means nothing.
+        memory: what is remembered of nodes that came up while the run went on.
         max_workers: how many units that name no lane may be in a worker lane at once;
             ``capped`` are there now. ``backend`` is the lane of those among them that are sync.
         one_at_a_time: whether a unit begins only when the one before has ended.
@@ -135,6 +149,19 @@ class RunRecord:
         self.backlog: dict[str, Backlog] = {}
         self.remaining: Sequence[float] | None = None
         self.ordering: Generator[None, None, None] | None = None
+        self.recorder: Recorder | None = None
+        self.kept_in: str | None = None
+        self.is_resumed = False
+        self.resumed: set[int] = set()
+        self.told: set[int] = set()
+        self.earlier: dict[int, int] = {}
+        self.tried: dict[int, int] = {}
+        self.gated: set[int] = set()
+        self.quarantined: dict[int, int] = {}
+        self.unkept: set[int] = set()
+        self.memory: RememberedNodes | None = None
+        self.lasted: float | None = None
+        self.item_fingerprint: Callable[[Any], bytes] = _no_fingerprint
         self.max_workers: int | None = None
         self.backend = "thread"
         self.capped = 0
@@ -280,6 +307,30 @@ class RunRecord:
     def is_final(self, index: int) -> bool:
         return self.states[index] in FINAL
 
+    def number_of(self, attempt: Attempt) -> int:
+        """Which try an attempt is, those that the death of a host cut off left out, from 1."""
+        node = attempt.node
+        if node not in self.earlier:
+            return attempt.number
+        return attempt.number - self.earlier[node] + self.tried.get(node, 0)
+
+    def is_settled(self, node: int) -> bool:
+        """Whether a node has the end of an earlier life, and nothing is left to do for it."""
+        return node in self.resumed and node not in self.told
+
+    def is_ending(self, node: int) -> bool:
+        """Whether a node has ended and is not acknowledged."""
+        return self.recorder is not None and node in self.recorder.ahead
+
+    def states_ahead(self) -> Sequence[int]:
+        """The states, with those of nodes that have ended and are not acknowledged."""
+        if self.recorder is None or not self.recorder.ahead:
+            return self.states
+        states = self.states.copy()
+        for node, state in self.recorder.ahead.items():
+            states[node] = state
+        return states
+
     def attempts_of(self, index: int) -> int:
         return self.attempts.get(index, 1 if self.started[index] else 0)
 
@@ -320,6 +371,11 @@ async def _launch_nothing(*_: Any) -> Any:
 
 def _set_no_timeout(attempt: Attempt, seconds: float) -> None:
     """Timeouts in a run that the scheduler does not own."""
+
+
+def _no_fingerprint(_: Any) -> bytes:
+    """Where nothing is recorded nothing has to be recognized."""
+    return b""
 
 
 def _drop_report(attempt: Attempt) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from random import Random
+from typing import TYPE_CHECKING, Any
 
 from asyncflow import events
 from asyncflow.engine.attempt import Attempt, Phase
@@ -31,6 +32,10 @@ from asyncflow.engine.supply import Supply
 from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.lane import Lane
 from asyncflow.states import RUNNING
+
+if TYPE_CHECKING:
+    from asyncflow.engine.recording import Recorder
+    from asyncflow.storage.records import Record
 
 __all__ = ["Scheduler"]
 
@@ -97,6 +102,9 @@ class Scheduler:
         self.resumed: deque[Attempt] = deque()
         self.closing: deque[Closing] = deque()
         self.growing: deque[Iterator[None]] = deque()
+        # Records that are safe, and whose consequences are still to be drawn.
+        self.acknowledged: deque[tuple[Recorder, Record]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._completions: deque[Attempt] = deque()
         self._new_runs: deque[RunRecord] = deque()
         self.with_ready: deque[RunRecord] = deque()
@@ -150,9 +158,11 @@ class Scheduler:
         if self.batch:
             self._look_at_batch(began)
         while True:
-            if self._completions or self.releasing:
+            if self._completions or self.releasing or self.acknowledged:
                 self._settle_some()
-            more: object = self._start_some() or self._completions or self.releasing
+            more: object = (
+                self._start_some() or self._completions or self.releasing or self.acknowledged
+            )
             if self.growing:
                 self.maps.grow_some()
                 more = True
@@ -243,7 +253,11 @@ class Scheduler:
         run.began_at = self.clock()
         graph = run.graph
         run.bus.publish(
-            events.RunStarted, pipeline=graph.name, nodes=len(graph), units=len(graph.units)
+            events.RunStarted,
+            pipeline=graph.name,
+            nodes=len(graph),
+            units=len(graph.units),
+            resumed=len(run.resumed),
         )
         for message in (*graph.warnings, *run.warnings):
             run.bus.publish(events.Warned, message=message)
@@ -298,7 +312,8 @@ class Scheduler:
                 continue
             node = run.graph.units.members_of(unit)[0]
             # A nested node may have been cancelled before its turn came.
-            if not run.bars(node) and not (run.nested and run.is_final(node)):
+            gone = run.nested and (run.is_final(node) or run.is_ending(node))
+            if not gone and not run.bars(node):
                 self.starting.advance(self.starting.first_attempt(run, unit))
         # What started may have called for more, and that may wait in another queue than before.
         if not run.frontier.ready and run.queued:
@@ -362,8 +377,17 @@ class Scheduler:
 
     # -- settling ------------------------------------------------------------------------
 
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the turns."""
+        task = self.loop.create_task(work, context=self._context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     def _settle_some(self) -> None:
         """Settle up to a chunk of what has ended."""
+        if self.acknowledged:
+            recorder, record = self.acknowledged.popleft()
+            recorder.apply(record)
         if self.releasing:
             run = self.releasing[0]
             if not run.frontier.work_off():

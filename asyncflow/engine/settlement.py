@@ -78,6 +78,9 @@ class Settlement:
         run.values[run.graph.outputs[node]] = attempt.value  # type: ignore[index]
         run.started[node] = attempt.started
         run.finished[node] = attempt.finished
+        if run.recorder is not None:
+            run.recorder.ended_alone(attempt)
+            return
         run.states[node] = SUCCEEDED
         run.left -= 1
         if run.stopping is None or run.graph.cleanup:
@@ -122,6 +125,13 @@ class Settlement:
         if state != SUCCEEDED or run.states[node] != RUNNING:
             check_move(run.graph.nodes[node].name, run.states[node], state)
             run.blemished = True
+        if run.recorder is not None and node not in run.told:
+            run.recorder.end(node, state)
+        else:
+            self.settle_node(run, node, state)
+
+    def settle_node(self, run: RunRecord, node: int, state: int) -> None:
+        """The end of a node counts: it is seen, and those that waited for it go on."""
         run.states[node] = state
         run.left -= 1
         if run.consumers is not None:
@@ -130,7 +140,9 @@ class Settlement:
             self.release(run, node)
             if run.graph.maps:
                 self._scheduler.maps.ended(run, node)
-        if run.bus.listening:
+        if run.recorder is not None or node in run.told:
+            pass  # the recorder has told it already
+        elif run.bus.listening:
             run.bus.publish(events.NodeFinished, **finish_fields(run, node))
         else:
             run.bus.sequence += 1
@@ -165,6 +177,10 @@ class Settlement:
         run, unit = attempt.run, attempt.unit
         members = run.graph.units.members
         position = attempt.position + 1
+        while members is not None and run.resumed and position < len(members[unit]):
+            if not run.is_settled(members[unit][position]):
+                break
+            position += 1
         if members is None or position == len(members[unit]) or run.stopping is not None:
             self.end_unit(attempt)
             return None
@@ -223,6 +239,8 @@ class Settlement:
             self.next_member(attempt)
         else:
             attempt.gated = True
+            if attempt.run.recorder is not None:
+                attempt.run.recorder.gated(attempt.node)
             attempt.phase = Phase.READY
             attempt.started = attempt.finished = 0.0
             attempt.value = None
@@ -288,6 +306,18 @@ class Settlement:
         """Fail an attempt that cannot even start; ``attempt.error`` says why."""
         assert attempt.error is not None
         self._end_failed(attempt, state, attempt.error)
+
+    def quarantine(self, attempt: Attempt) -> None:
+        """Fail a node under which host after host has died, instead of losing this one too."""
+        deaths = attempt.run.quarantined[attempt.node]
+        attempt.error = StepFailed(
+            f"step {attempt.name!r} is not run again: the last {deaths} hosts of this run died "
+            "while it ran, and nothing else ended meanwhile; look why, then resume the run, "
+            "which tries it anew",
+            step=attempt.name,
+            attempt=attempt.number - 1,
+        )
+        self.refuse(attempt, FAILED)
 
     def _retry(self, attempt: Attempt, error: BaseException) -> bool:
         """Set up the next try, if the policy wants one."""

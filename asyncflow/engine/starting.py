@@ -40,9 +40,16 @@ class Starting:
         self.waiting_for_worker: dict[str, deque[RunRecord]] = {}
 
     def first_attempt(self, run: RunRecord, unit: int) -> Attempt:
-        """The first try of a unit's first node."""
+        """The first try of a unit's first node; of one that goes on, the first that is left."""
         members = run.graph.units.members
-        return self.new_attempt(run, unit, unit if members is None else members[unit][0])
+        if members is None:
+            return self.new_attempt(run, unit, unit)
+        position = 0
+        while run.resumed and run.is_settled(members[unit][position]):
+            position += 1
+        attempt = self.new_attempt(run, unit, members[unit][position])
+        attempt.position = position
+        return attempt
 
     def new_attempt(self, run: RunRecord, unit: int, node: int) -> Attempt:
         """The first try of a node."""
@@ -57,17 +64,21 @@ class Starting:
             run=run,
             unit=unit,
             node=node,
+            number=1 + run.earlier.get(node, 0),
+            gated=node in run.gated,
         )
 
     def advance(self, attempt: Attempt) -> None:
         """Take an attempt as far as it goes: verdict, condition, capacity, worker."""
         run = attempt.run
-        if (run.blemished or run.graph.cleanup) and attempt.number == 1:
+        if (run.blemished or run.graph.cleanup) and attempt.previous_error is None:
             runnable = self._first_runnable(attempt)
             if runnable is None:
                 return
             attempt = runnable
-        if attempt.node in run.graph.maps:
+        if run.quarantined and attempt.node in run.quarantined:
+            self._scheduler.settlement.quarantine(attempt)
+        elif attempt.node in run.graph.maps:
             self._scheduler.maps.begin(run, attempt.node)
         elif run.graph.conditions and not attempt.gated and attempt.node in run.graph.conditions:
             self._launch_condition(attempt)
@@ -85,7 +96,7 @@ class Starting:
         run = attempt.run
         following: Attempt | None = attempt
         while following is not None:
-            verdict = run.graph.verdict(following.node, run.states, run.values)
+            verdict = run.graph.verdict(following.node, run.states_ahead(), run.values)
             if verdict == WAITING:
                 return following
             self._scheduler.settlement.conclude(following, verdict)
@@ -285,6 +296,9 @@ class Starting:
     def announce(self, attempt: Attempt, lane: Lane) -> None:
         """Tell that an attempt starts, and first its unit."""
         run = attempt.run
+        if run.recorder is not None:
+            run.recorder.began(attempt, lane)
+            return
         if not run.bus.listening:
             run.bus.sequence += 1 if attempt.unit_announced else 2
             attempt.unit_announced = True

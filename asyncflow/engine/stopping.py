@@ -94,7 +94,7 @@ class Stopping:
             if attempt in backlog:
                 backlog.remove(attempt)
         self._drop_parked(attempt)
-        if not run.is_final(attempt.node):
+        if not run.is_final(attempt.node) and not run.is_ending(attempt.node):
             self._scheduler.settlement.conclude(attempt, CANCELLED)
 
     def _abandon(self, attempt: Attempt) -> None:
@@ -216,6 +216,8 @@ class Stopping:
         """
         if run.closing or not run.begun:
             return
+        if run.recorder is not None and run.recorder.ending:
+            return  # those that have ended are acknowledged first
         if not run.left or (run.stopping is not None and self._is_idle(run)):
             run.closing = True
             self._scheduler.closing.append((run, closing_states(run)))
@@ -294,16 +296,26 @@ class Stopping:
             run.cleanup_timer.cancel()
             self._scheduler.timers -= 1
         run.ended_at = self._scheduler.clock()
-        run.state = self._final_state(run)
+        if run.lasted is not None:
+            run.ended_at = run.began_at + run.lasted
         run.left = 0
+        state = self._final_state(run)
+        fields = {
+            "state": state,
+            "duration_seconds": run.ended_at - run.began_at,
+            "reason": run.stopping or "",
+            "abandoned": tuple(attempt.name for attempt in run.abandoned),
+        }
+        if run.recorder is not None:
+            run.recorder.finish(state, fields)
+        else:
+            run.bus.publish(events.RunFinished, **fields)
+            self.conclude(run, state)
+
+    def conclude(self, run: RunRecord, state: RunState) -> None:
+        """All that a run had to say is said: it is over."""
+        run.state = state
         self._scheduler.runs.pop(run.run_id, None)
-        run.bus.publish(
-            events.RunFinished,
-            state=run.state,
-            duration_seconds=run.ended_at - run.began_at,
-            reason=run.stopping or "",
-            abandoned=tuple(attempt.name for attempt in run.abandoned),
-        )
         run.bus.close()
         run.let_go()
         for callback in run.on_end:
@@ -351,6 +363,8 @@ class Stopping:
                 self._fail_request(waiting[-1])
             elif self._scheduler.nesting.waiting:
                 continue  # a step that waits for something of its own
+            elif run.recorder is not None and run.recorder.pending:
+                continue  # the disk is at work
             elif run.begun and not run.is_over and not run.closing:
                 names = [
                     run.graph.nodes[i].name for i in range(len(run.graph)) if not run.is_final(i)
@@ -369,6 +383,8 @@ class Stopping:
             run.stopping = f"asyncflow itself failed, please report this: {text_of(fault)}"
             run.stop_state = RunState.FAILED
             run.closing = run.cleanup_over = True
+            if run.recorder is not None:
+                run.recorder.give_up(fault)
             for attempt in run.in_flight.values():
                 loop.call_soon(attempt.lane.cancel, attempt)
                 run.abandoned[attempt] = None

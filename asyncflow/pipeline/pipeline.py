@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -41,6 +42,7 @@ from asyncflow.pipeline.building import (
     with_replacements,
 )
 from asyncflow.pipeline.executor import ParallelExecutor
+from asyncflow.request import OnChange, OnExisting, recording_options
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run
 from asyncflow.runtime import (
@@ -333,6 +335,9 @@ class Pipeline:
         executor: ParallelExecutor | None = None,
         runtime: Runtime | None = None,
         run_id: str | None = None,
+        on_existing: OnExisting = "resume",
+        on_change: OnChange = "rerun",
+        checkpoint: bool | str | os.PathLike[str] | None = None,
         failure_policy: FailurePolicy | None = None,
         timeout: float | timedelta | None = None,
         progress: bool = False,
@@ -352,7 +357,15 @@ class Pipeline:
                 recorded.
             executor: a limit for steps in worker lanes.
             runtime: whose capacity and lanes to use; left out, one of this call's own.
-            run_id: a name for the run; left out, one that nobody has.
+            run_id: a name for the run; left out, one that nobody has. A recorded run of that
+                name goes on where it was.
+            on_existing: what becomes of a recorded run of that name: ``"resume"``,
+                ``"restart"`` (it is removed, and begins anew) or ``"fail"``.
+            on_change: what becomes of steps that changed since they were recorded: ``"rerun"``
+                runs them again with everything below them, ``"refuse"`` raises RunConflict.
+            checkpoint: where to record the run: a directory, or True for the runtime's, else
+                ``.asyncflow``; False for nowhere. Left out, it is recorded if the runtime has a
+                directory.
             failure_policy: instead of the pipeline's.
             timeout: seconds (or a timedelta) for the whole run.
             progress: show a live display on the terminal's error stream.
@@ -361,6 +374,9 @@ class Pipeline:
             GraphError: the pipeline or its inputs are wrong.
             CapacityError: a step asks for what can never be granted.
             RunTimeout: the run took longer than ``timeout``.
+            RunConflict: a recorded run of that name had other inputs, or may not be there.
+            RunLocked: a run of that name is in progress elsewhere.
+            JournalDamaged, StorageError: what is recorded cannot be read or kept.
         """
         async with self.start(
             inputs,
@@ -370,6 +386,9 @@ class Pipeline:
             executor=executor,
             runtime=runtime,
             run_id=run_id,
+            on_existing=on_existing,
+            on_change=on_change,
+            checkpoint=checkpoint,
             failure_policy=failure_policy,
             timeout=timeout,
         ) as run:
@@ -396,6 +415,9 @@ class Pipeline:
         services: Mapping[str, Any] | None = None,
         executor: ParallelExecutor | None = None,
         run_id: str | None = None,
+        on_existing: OnExisting = "resume",
+        on_change: OnChange = "rerun",
+        checkpoint: bool | str | os.PathLike[str] | None = None,
         failure_policy: FailurePolicy | None = None,
         timeout: float | timedelta | None = None,
     ) -> RunRequest:
@@ -413,6 +435,7 @@ class Pipeline:
             services=values_by_name("run(services=…)", services),
             given=values,
             run_id=None if run_id is None else check_name(run_id, "run"),
+            **recording_options(checkpoint, on_existing, on_change),
             failure_policy=policy,
             timeout_seconds=seconds,
             max_workers=None if executor is None else executor.max_workers,
@@ -430,6 +453,9 @@ class Pipeline:
         executor: ParallelExecutor | None = None,
         runtime: Runtime | None = None,
         run_id: str | None = None,
+        on_existing: OnExisting = "resume",
+        on_change: OnChange = "rerun",
+        checkpoint: bool | str | os.PathLike[str] | None = None,
         failure_policy: FailurePolicy | None = None,
         timeout: float | timedelta | None = None,
     ) -> AsyncIterator[Run]:
@@ -452,6 +478,9 @@ class Pipeline:
             services=services,
             executor=executor,
             run_id=run_id,
+            on_existing=on_existing,
+            on_change=on_change,
+            checkpoint=checkpoint,
             failure_policy=failure_policy,
             timeout=timeout,
         )

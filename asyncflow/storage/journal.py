@@ -28,7 +28,7 @@ from asyncflow.storage.memory import RunMemory
 from asyncflow.storage.records import Record, decode
 from asyncflow.storage.replay import Teller
 
-__all__ = ["OnExisting", "OpenJournal", "events_of", "open_journal", "read_memory"]
+__all__ = ["OnExisting", "OpenJournal", "Sight", "open_journal", "read_events", "read_memory"]
 
 OnExisting = Literal["resume", "restart", "fail"]
 
@@ -269,21 +269,21 @@ def read_memory(directory: Directory) -> Sight:
     return Sight(memory, ending, None)
 
 
-def events_of(directory: Directory, since: int = 0) -> Iterator[Event]:
+def read_events(directory: str | os.PathLike[str], run_id: str, since: int = 0) -> Iterator[Event]:
     """The events of a run after number ``since``, from its journal; blocks.
 
     Raises:
         FileNotFoundError: there is no journal.
         JournalDamaged: it is damaged; the events before that were given.
     """
-    path = os.path.join(directory.path, JOURNAL)
-    content = directory.read(JOURNAL)
+    with open_run(directory, run_id) as found:
+        path = os.path.join(found.path, JOURNAL)
+        content = found.read(JOURNAL)
     nonce = _nonce(content, path)
     if nonce is None:
         return
-    memory, teller = RunMemory(), Teller("")
+    memory, teller = RunMemory(), Teller(run_id)
     scan = Scan(content, nonce)
     for record in _records(scan, path, memory):
         _take(memory, record, scan, path)
-        teller.run_id = memory.run_id
         yield from (event for event in teller.tell(record) if event.sequence > since)

@@ -28,7 +28,7 @@ from asyncflow.storage.replay import Teller
 __all__ = ["NodeMemory", "RunMemory"]
 
 
-class NodeMemory(msgspec.Struct, eq=False):
+class NodeMemory(msgspec.Struct, eq=False, gc=False):
     """What is known of a node.
 
     ``state`` is its final state as a number, None while it has none. ``attempt`` is the
@@ -92,7 +92,7 @@ class RunMemory:
         self.teller = Teller("")
         self._by_number: dict[int, NodeMemory] = {}
         self._names: dict[int, str] = {}
-        self._progressed = False
+        self._progressed = self._life_ended = False
 
     @property
     def run_id(self) -> str:
@@ -217,19 +217,24 @@ class RunMemory:
         if self.life is None:
             self.teller.run_id = record.run_id
             self.began_wall = record.wall
-        elif self.finished is None:
-            self.blame()
+        else:
+            self.end_life()
         self.life, self.finished = record, None
         self.lives.append(record)
-        self._progressed = False
+        self._progressed = self._life_ended = False
 
-    def blame(self) -> None:
-        """The host of the latest life died: note on whose watch.
+    def end_life(self) -> None:
+        """The latest life is over: if its host died, note on whose watch.
+
+        A second time, without a new life, does nothing more.
 
         A death is blamed on the nodes that ran. It counts as one of a row only if the life
         came to nothing, no node of it ended: a step that kills its host stops all progress,
         while one that is merely slow sees others end.
         """
+        if self.finished is not None or self._life_ended:
+            return
+        self._life_ended = True
         for memory in self.nodes.values():
             if not memory.running:
                 memory.deaths = 0

@@ -71,8 +71,6 @@ class Plan(_Record, tag=1):
     names: list[str]
     fingerprints: list[bytes]
     parents: list[list[int]]
-    units: int
-    lanes: list[str]
     groups: list[tuple[str, list[int]]]
 
 
@@ -80,8 +78,8 @@ class Inputs(_Record, tag=2):
     """What the run was given, encoded by name; None for what is never recorded (a secret) or
     what no codec takes."""
 
-    inputs: dict[str, bytes | None]
-    given: dict[str, bytes | None]
+    inputs: dict[str, bytes | Blob | None]
+    given: dict[str, bytes | Blob | None]
 
 
 class SimplyBegan(_Record, tag=3):

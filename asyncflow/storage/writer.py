@@ -19,6 +19,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Literal
 
+from aiofiles.threadpool.binary import AsyncFileIO
+
 from asyncflow.errors import StorageError
 from asyncflow.storage.faultpoints import is_armed, point
 from asyncflow.storage.framing import Chain
@@ -42,6 +44,7 @@ class JournalWriter:
         durability: what "safe" means.
         acknowledge: told the tickets of records that are safe, in their order.
         failed: told once, when nothing more can be made safe.
+        gather: called before what waits is taken, so that it can still be added to.
         free_bytes: how much space is left, for messages.
         release: called in the writer's thread when the file is closed.
 
@@ -58,12 +61,10 @@ class JournalWriter:
         durability: Durability,
         acknowledge: Callable[[list[Any]], None],
         failed: Callable[[StorageError], None],
+        gather: Callable[[], None] = lambda: None,
         free_bytes: Callable[[], int],
         release: Callable[[], None],
     ) -> None:
-        # Not part of what `import asyncflow` costs.
-        from aiofiles.threadpool.binary import AsyncFileIO
-
         self._loop = asyncio.get_running_loop()
         self._raw = file
         self._thread = ThreadPoolExecutor(1, "asyncflow-journal")
@@ -74,7 +75,7 @@ class JournalWriter:
         self._path = path
         self._power = durability == "power"
         self._acknowledge, self._failed = acknowledge, failed
-        self._free_bytes, self._release = free_bytes, release
+        self._gather, self._free_bytes, self._release = gather, free_bytes, release
         self.error: StorageError | None = None
         self._frames: list[bytes] = []
         self._tickets: list[Any] = []
@@ -100,8 +101,13 @@ class JournalWriter:
         self._frames.append(self._chain.frame(payload))
         if ticket is not None:
             self._tickets.append(ticket)
-        self._waiting = True
-        self._wanted.set()
+        self.want()
+
+    def want(self) -> None:
+        """Have ``gather`` called and what waits written soon."""
+        if not self._waiting:
+            self._waiting = True
+            self._wanted.set()
 
     async def close(self) -> None:
         """Write and sync what waits, and let go of the file; waits for that however often the
@@ -138,6 +144,7 @@ class JournalWriter:
             await self._let_go()
 
     async def _write_batch(self) -> None:
+        self._gather()
         batch = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
         tickets = self._tickets
         self._frames, self._tickets, self._waiting = [], [], False
