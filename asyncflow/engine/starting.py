@@ -20,9 +20,8 @@ from asyncflow.step import is_coroutine_function
 if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
 
-__all__ = ["MOST_LENT_WORKERS", "Starting"]
+__all__ = ["Starting"]
 
-MOST_LENT_WORKERS = 64
 _NOTHING = Demand()
 _NO_ARGS: list[object] = []
 
@@ -201,12 +200,11 @@ class Starting:
         return self._has_room(lane, attempt) and not self._is_capped(attempt.run, attempt)
 
     def _has_room(self, lane: Lane, attempt: Attempt) -> bool:
-        """Whether a worker is free: of those that wait for their nests only some are replaced
-        for work outside nests, or 10,000 steps that all nest would need as many threads."""
+        """Whether a worker is free for it, see :attr:`Lane.most_replaced`."""
         if not lane.has_room():
             return False
         lent = self._scheduler.nesting.lent_workers.get(lane.name, 0)
-        return lent < MOST_LENT_WORKERS or parent_of(attempt) is not None
+        return lent < lane.most_replaced or parent_of(attempt) is not None
 
     def _may_take(self, lane: Lane, attempt: Attempt) -> bool:
         """Whether a worker is free, and nobody else's: what is nested goes before the others."""

@@ -100,6 +100,10 @@ class Lane(ABC):
     """
 
     name: ClassVar[str]
+    # Workers whose calls wait for their nests are replaced, so that the nests find one; so many
+    # of them also for work outside nests. Without a bound 10,000 steps that all nest would need
+    # as many workers.
+    most_replaced: ClassVar[int] = 64
     # Whether calls may begin some time after their start, and the lane calls began() then.
     tells_begin: ClassVar[bool] = False
 

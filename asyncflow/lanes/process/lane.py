@@ -46,6 +46,7 @@ class ProcessLane(Lane):
     """
 
     name: ClassVar[str] = "process"
+    most_replaced: ClassVar[int] = 4
     tells_begin: ClassVar[bool] = True
 
     def __init__(
@@ -319,9 +320,10 @@ class ProcessLane(Lane):
     # -- room --------------------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        if any(self._idle.values()):
-            return True
-        return len(self._workers) - self._waiting < self._max_workers
+        # Idle ones are counted out: while a call waited for its nest there may have been more
+        # of them than may work at once.
+        idle = sum(map(len, self._idle.values()))
+        return len(self._workers) - idle - self._waiting < self._max_workers
 
     def reserve(self, kind: Any = None) -> WorkerHandle | None:
         try:
