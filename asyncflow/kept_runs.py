@@ -53,7 +53,10 @@ class KeptRuns:
         if wanted is None or wanted is False:
             return None
         loop = asyncio.get_running_loop()
-        run_id = request.run_id or surroundings_of(loop).new_run_id()
+        surroundings = surroundings_of(loop)
+        if asked is None and not surroundings.has_cache:
+            return None  # nor are runs recorded there, unless one asks for it
+        run_id = request.run_id or surroundings.new_run_id()
         if self._checkpoints is None:
             # Importing it would hold the loop for a while.
             self._checkpoints = await loop.run_in_executor(None, self._load)

@@ -47,7 +47,7 @@ def counting(calls: list[Any], offset: int = 0, **options: Any) -> Step[..., Any
 async def run(
     pipeline: Pipeline, runtime: Runtime, **inputs: Any
 ) -> tuple[PipelineResult, list[Event]]:
-    async with pipeline.start(inputs, runtime=runtime) as running:
+    async with pipeline.start(inputs, runtime=runtime, checkpoint=False) as running:
         events = [event async for event in running.events()]
         return await running.result(), events
 
