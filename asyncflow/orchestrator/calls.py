@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
 
 from asyncflow.context import StepContext
-from asyncflow.orchestrator.logs import kept
+from asyncflow.orchestrator.environment import opened, sealed
+from asyncflow.orchestrator.logs import keeping, kept
 from asyncflow.orchestrator.module import Allocation, ModuleContext
 from asyncflow.orchestrator.places import Nest, Place, entered
 from asyncflow.orchestrator.targets import Target, Targets, load_target
@@ -55,13 +57,17 @@ class ModuleCall:
     ) -> None:
         self.plan = plan
         self.params = params
+        self.in_worker = False
         self._function = function
         self.__name__ = plan.module
 
     def __call__(self, step: StepContext, results: Sequence[Any]) -> Any:
         context, place = self._begin(step, results)
-        with entered(place), kept(self.plan.nest.logs, self.plan.module):
+        with self._at_work(place):
             return self.function(context)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (type(self), self.plan, sealed(self.params))
 
     @property
     def function(self) -> Callable[[Any], Any]:
@@ -69,6 +75,16 @@ class ModuleCall:
         if self._function is None:
             self._function = load_target(self.plan.target)
         return self._function
+
+    @contextmanager
+    def _at_work(self, place: Place) -> Iterator[None]:
+        logs = self.plan.nest.logs
+        with ExitStack() as stack:
+            if self.in_worker:  # in the host that is done once for the whole run
+                stack.enter_context(keeping(logs, in_worker=True))
+            stack.enter_context(entered(place))
+            stack.enter_context(kept(logs, self.plan.module))
+            yield
 
     def _begin(self, step: StepContext, results: Sequence[Any]) -> tuple[ModuleContext, Place]:
         plan = self.plan
@@ -85,10 +101,18 @@ class ModuleCall:
         return context, place
 
 
+def _arrived(kind: type[ModuleCall], plan: CallPlan, params: Mapping[str, Any]) -> ModuleCall:
+    """A call in the worker that makes it: before its arguments, which need its modules."""
+    plan.targets.make_importable()
+    call = kind(plan, opened(params))
+    call.in_worker = True
+    return call
+
+
 class AsyncModuleCall(ModuleCall):
     """The same for coroutines, which run on the event loop."""
 
     async def __call__(self, step: StepContext, results: Sequence[Any]) -> Any:
         context, place = self._begin(step, results)
-        with entered(place), kept(self.plan.nest.logs, self.plan.module):
+        with self._at_work(place):
             return await self.function(context)

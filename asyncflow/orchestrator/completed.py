@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncflow.context import StepContext
-from asyncflow.engine.attempt import Attempt
-from asyncflow.engine.record import FREED, RunRecord
-from asyncflow.graph.node import MISSING
-from asyncflow.states import SUCCEEDED
 from asyncflow.step import Step
+
+if TYPE_CHECKING:
+    from asyncflow.engine.record import RunRecord
 
 __all__ = ["COMPLETED_STEP", "completed_here"]
 
 
 def completed_here(step: StepContext) -> dict[str, Any] | None:
     """The values of the modules that have succeeded; None in a worker, whose host knows them."""
-    control = step._control
-    return _values(control.run) if isinstance(control, Attempt) else None
+    run = getattr(step._control, "run", None)
+    return None if run is None else _values(run)
 
 
 def _values(run: RunRecord) -> dict[str, Any]:
+    # Here, because a worker has no use for the engine.
+    from asyncflow.engine.record import FREED
+    from asyncflow.graph.node import MISSING
+    from asyncflow.states import SUCCEEDED
+
     found = {}
     # A copy: the run goes on while a thread looks at it.
     for index, state in enumerate(bytes(run.states)):

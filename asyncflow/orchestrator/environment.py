@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from asyncflow.graph.names import nearest
 from asyncflow.orchestrator.checks import from_env_of
@@ -12,7 +14,37 @@ from asyncflow.orchestrator.config import Loaded
 from asyncflow.orchestrator.knots import Path, Problems
 from asyncflow.secret import Secret
 
-__all__ = ["params_with_secrets"]
+__all__ = ["opened", "params_with_secrets", "sealed"]
+
+
+class _Sealed(msgspec.Struct, frozen=True):
+    """A secret on its way to a worker of this host, over a socket that only the two of them have.
+
+    It is the one way in which a secret pickles; what is recorded never holds one.
+    """
+
+    value: Any
+
+    def __repr__(self) -> str:
+        return "<sealed>"
+
+
+def sealed(value: Any) -> Any:
+    """Parameters that can be sent to a worker, secrets included."""
+    if isinstance(value, Secret):
+        return _Sealed(value.reveal())
+    return _mapped(value, sealed)
+
+
+def opened(value: Any) -> Any:
+    """What :func:`sealed` was given."""
+    return Secret(value.value) if isinstance(value, _Sealed) else _mapped(value, opened)
+
+
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: change(item) for key, item in value.items()}
+    return [change(item) for item in value] if isinstance(value, list) else value
 
 
 def params_with_secrets(loaded: Loaded, problems: Problems) -> list[dict[str, Any]]:

@@ -27,7 +27,6 @@ __all__ = [
     "LogPlan",
     "backups_of",
     "file_name_of",
-    "keep_in_worker",
     "keeping",
     "kept",
     "logs_in",
@@ -250,8 +249,12 @@ _LEVEL_BEFORE: int | None = None
 
 
 @contextmanager
-def keeping(plan: LogPlan) -> Iterator[None]:
-    """Catch log records, and put streams back in the end, while a run of this process goes on."""
+def keeping(plan: LogPlan, *, in_worker: bool = False) -> Iterator[None]:
+    """Catch log records, and put streams back in the end, while a run of this process goes on.
+
+    Args:
+        in_worker: whether the process has no program of its own, whose loggers would mind.
+    """
     global _USERS, _LEVEL_BEFORE
     if plan.folder is None:
         yield
@@ -260,7 +263,7 @@ def keeping(plan: LogPlan) -> Iterator[None]:
     with _LOCK:
         _USERS += 1
         if _USERS == 1:
-            _LEVEL_BEFORE = _lower_root(root, plan.level_number)
+            _LEVEL_BEFORE = _lower_root(root, plan.level_number, in_worker)
             root.addHandler(_HANDLER)
     try:
         yield
@@ -274,22 +277,15 @@ def keeping(plan: LogPlan) -> Iterator[None]:
                 _put_streams_back()
 
 
-def keep_in_worker(plan: LogPlan) -> None:
-    """Catch log records from now on: a worker process has no program of its own to mind."""
-    root = logging.getLogger()
-    if plan.folder is not None and _HANDLER not in root.handlers:
-        root.addHandler(_HANDLER)
-        root.setLevel(min(root.level, plan.level_number))
-
-
-def _lower_root(root: logging.Logger, level: int) -> int | None:
+def _lower_root(root: logging.Logger, level: int, in_worker: bool) -> int | None:
     """Have records of that level made, where that shows nobody more than they asked for.
 
     Returns:
         The level that was, None where it stays.
     """
     before = root.level
-    if level < before and all(handler.level >= before for handler in root.handlers):
+    nobody_minds = all(handler.level >= before for handler in root.handlers)
+    if level < before and (in_worker or nobody_minds):
         root.setLevel(level)
         return before
     return None

@@ -20,7 +20,7 @@ import msgspec
 from asyncflow.context import StepContext
 from asyncflow.errors import NestedDepthError, StepCancelled, StepFailed, text_of
 from asyncflow.orchestrator.completed import COMPLETED_STEP, completed_here
-from asyncflow.orchestrator.logs import LogPlan, kept
+from asyncflow.orchestrator.logs import LogPlan, keeping, kept
 from asyncflow.step import Step, is_coroutine_function
 
 __all__ = ["Nest", "Place", "current_place", "entered"]
@@ -235,7 +235,7 @@ def _run_in_thread(step: StepContext, call: TaskCall) -> Any:
 
 
 def _run_in_process(step: StepContext, call: TaskCall) -> Any:
-    with _at_work(step, call):
+    with keeping(call.nest.logs, in_worker=True), _at_work(step, call):
         try:
             value = call.func()
             return asyncio.run(value) if inspect.iscoroutine(value) else value
@@ -254,4 +254,4 @@ async def _run_on_loop(step: StepContext, call: TaskCall) -> Any:
 _ONE_CPU = {"cpu": 1}
 _ON_LOOP = Step(_run_on_loop, name="task", resources=_ONE_CPU)
 _IN_THREAD = Step(_run_in_thread, name="task", lane="thread", resources=_ONE_CPU)
-_IN_PROCESS = Step(_run_in_process, name="task", lane="thread", resources=_ONE_CPU)
+_IN_PROCESS = Step(_run_in_process, name="task", lane="process", resources=_ONE_CPU)
