@@ -67,6 +67,7 @@ class ProcessLane(Lane):
         self._worker_name = worker_name
         self._spawned = 0
         self._last_number = 0
+        self._chains = 0
         self._workers: set[WorkerHandle] = set()
         self._idle: dict[WorkerKind, list[WorkerHandle]] = {}
         self._ending: set[WorkerHandle] = set()
@@ -88,8 +89,15 @@ class ProcessLane(Lane):
                 return
         worker: WorkerHandle = call.worker
         worker.reserved = call.keep_worker
+        if call.keep_worker and not worker.chain:
+            self._renew_chain(worker)
         call.handle = worker
         self._send(call, worker)
+
+    def _renew_chain(self, worker: WorkerHandle) -> None:
+        """What a worker is sent from now on is not what it was told to leave out."""
+        self._chains += 1
+        worker.chain = self._chains
 
     def _take(self, kind: WorkerKind) -> WorkerHandle:
         """An idle worker of a kind, else a new one."""
@@ -147,7 +155,14 @@ class ProcessLane(Lane):
             worker.known.add(function.number)
             new = [wire.New(function.number, function.body)]
         frame = wire.Run(
-            number, function.number, parcel.packet, call.name, call.is_coroutine, new, call.flow
+            number,
+            function.number,
+            parcel.packet,
+            call.name,
+            call.is_coroutine,
+            new,
+            call.flow,
+            worker.chain,
         )
         return frame, parcel
 
@@ -197,9 +212,8 @@ class ProcessLane(Lane):
             self._lost.discard(worker)
             worker.lost = False
             self._retire(worker)
-        elif self._is_worn(worker, frame):
-            self._retire(worker)
         else:
+            worker.worn = worker.worn or self._is_worn(worker, frame)
             self._free(worker)
         call.done(call)
 
@@ -214,16 +228,18 @@ class ProcessLane(Lane):
             call.error = error
             return
         if type(frame) is wire.Failed:
+            if worker.chain:
+                self._renew_chain(worker)
             call.error = rebuild(value, worker.name)
         elif call.flow is None:
             call.value = value
         else:
+            worker.kept.update(filter(None, call.flow.keep))
+            worker.kept.difference_update(call.flow.drop)
             call.value = call.take_parts(value, worker)
 
     def _is_worn(self, worker: WorkerHandle, frame: _Outcome) -> bool:
-        """Whether a worker should be replaced; one that is kept for a group goes on."""
-        if worker.reserved and not frame.dirty:
-            return False
+        """Whether a worker should be replaced."""
         return bool(
             frame.dirty
             or worker.units >= self._max_units
@@ -231,8 +247,12 @@ class ProcessLane(Lane):
         )
 
     def _free(self, worker: WorkerHandle) -> None:
-        """Have a worker that has nothing to do wait for something."""
-        if worker.is_free and worker in self._workers:
+        """Have a worker that has nothing to do wait for something, or replace it."""
+        if not worker.is_free or worker not in self._workers:
+            return
+        if worker.worn:
+            self._retire(worker)
+        else:
             self._idle.setdefault(worker.kind, []).append(worker)
 
     def _move(self, worker: WorkerHandle, number: int) -> None:
@@ -301,7 +321,9 @@ class ProcessLane(Lane):
         worker: WorkerHandle = call.handle
         number = next((number for number, other in worker.calls.items() if other is call), None)
         if number is not None:
-            worker.control.send(wire.Cancel(number))
+            worker.control.send(wire.Cancel(number, worker.chain))
+            if worker.chain:
+                self._renew_chain(worker)
 
     def kill(self, call: Call) -> bool:
         worker: WorkerHandle = call.handle
@@ -335,7 +357,10 @@ class ProcessLane(Lane):
 
     def release(self, worker: WorkerHandle) -> None:
         if worker.reserved:
-            worker.reserved = False
+            worker.reserved, worker.chain = False, 0
+            if worker.kept:
+                worker.work.send(wire.Forget(kept=list(worker.kept)))
+                worker.kept.clear()
             self._free(worker)
 
     def lend(self, worker: WorkerHandle) -> None:

@@ -1,14 +1,32 @@
-"""Values that stay in a worker: what members of a group hand to each other."""
+"""What becomes of the values of a group's members in a worker that keeps some of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["VALUES", "RemoteValue", "parts_of"]
+import msgspec
 
-# In the worker: the values it keeps, by number.
+from asyncflow.errors import StepFailed
+
+__all__ = ["VALUES", "Flow", "RemoteValue", "parts_of"]
+
+# In a worker: the values it keeps, by number.
 VALUES: dict[int, Any] = {}
+
+
+class Flow(msgspec.Struct, array_like=True, frozen=True):
+    """What becomes of the value of one member.
+
+    ``parts`` names its outputs where it has several. For each output, ``keep`` is the number
+    under which the worker keeps it (0: it does not), and ``back`` whether the host gets it.
+    ``drop`` lists kept values that this member is the last to need.
+    """
+
+    parts: list[str] | None
+    keep: list[int]
+    back: list[bool]
+    drop: list[int] = []
 
 
 class RemoteValue:
@@ -34,15 +52,11 @@ def _fetch(number: int) -> Any:
     return VALUES[number]
 
 
-class WrongParts(TypeError):
-    """A step with several outputs returned something else."""
-
-
-def parts_of(value: Any, names: list[str], step: str) -> list[Any]:
+def parts_of(value: Any, names: list[str] | tuple[str, ...], step: str) -> list[Any]:
     """The parts of a return value with several outputs, in their order.
 
     Raises:
-        WrongParts: it is no tuple or list of that length and no mapping with these keys.
+        StepFailed: it is no tuple or list of that length and no mapping with these keys.
     """
     if isinstance(value, Mapping):
         if set(value) == set(names):
@@ -54,7 +68,8 @@ def parts_of(value: Any, names: list[str], step: str) -> list[Any]:
         found = f"{len(value)} values"
     else:
         found = f"a {type(value).__name__}"
-    raise WrongParts(
+    raise StepFailed(
         f"step {step!r} declares the outputs {', '.join(names)} but returned {found}; return a "
-        f"tuple or list of {len(names)} values, or a mapping with these keys"
+        f"tuple or list of {len(names)} values, or a mapping with these keys",
+        step=step,
     )
