@@ -64,7 +64,6 @@ class RunRecord:
         states: one byte for each node, see :mod:`asyncflow.states`.
         values: by asset; ``MISSING`` until produced.
         raw: what nodes with several outputs returned, as one.
-        records_values: whether all values come back from workers, to be recorded.
         kept_remotely: by asset, the stand-ins for what workers keep for members of groups.
         postponed: by node, the attempt that waits for members that have to run again;
             ``rerun`` are those.
@@ -132,7 +131,6 @@ class RunRecord:
         self.values: list[Any] = [MISSING] * len(graph.producers)
         self.consumers = array("q", graph.consumers) if graph.kept is not None else None
         self.raw: dict[int, Any] = {}
-        self.records_values = False
         self.kept_remotely: dict[int, RemoteValue] = {}
         self.postponed: dict[int, Attempt] = {}
         self.rerun: set[int] = set()

@@ -2,8 +2,10 @@
 
 All members run in one worker, which keeps what members hand to each other. Only what somebody
 else takes comes back: a node outside, a condition, the cache, ``outputs=`` of the pipeline, or
-nobody at all. If the worker dies, members whose values died with it run again, when and if a later
-member that needs them does.
+nobody at all; and everything that can, where the run records.
+
+If the worker dies, members whose values died with it run again, when and if a later member that
+needs them does.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from asyncflow.engine.record import STAYED, RunRecord
 from asyncflow.graph.binding import FromAsset, FromAssets
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.node import MISSING
-from asyncflow.lanes.flow import Flow, RemoteValue
+from asyncflow.lanes.flow import GIVE, GIVE_IF_POSSIBLE, STAY, Flow, RemoteValue, Stayed
 from asyncflow.states import RETRYING, SUCCEEDED
 
 if TYPE_CHECKING:
@@ -79,7 +81,10 @@ class WorkerGroups:
         for asset in outputs:
             use = uses[asset]
             keep.append(next(self._numbers) if use.last_member > attempt.position else 0)
-            back.append(run.records_values or use.is_wanted or use.last_member <= attempt.position)
+            if use.is_wanted or use.last_member <= attempt.position:
+                back.append(GIVE)
+            else:
+                back.append(STAY if run.recorder is None else GIVE_IF_POSSIBLE)
         drop = [
             remote.number
             for asset in set(run.graph.slots[node])
@@ -97,7 +102,7 @@ class WorkerGroups:
             if flow.keep[place]:
                 remote = RemoteValue(worker, flow.keep[place])
                 run.kept_remotely[asset] = remote
-                if not flow.back[place]:
+                if flow.back[place] == STAY or isinstance(parts[place], Stayed):
                     parts[place] = remote
         return parts[0] if flow.parts is None else parts
 
@@ -160,7 +165,7 @@ class WorkerGroups:
         members = run.graph.units.members_of(attempt.unit)
         for place in range(position, len(members)):
             node = members[place]
-            if run.is_final(node):
+            if run.is_final(node) or run.is_ending(node):
                 continue
             following = run.postponed.pop(node, None)
             if following is not None:

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
 from asyncflow.errors import StepFailed
 
-__all__ = ["VALUES", "Flow", "RemoteValue", "parts_of"]
+__all__ = [
+    "GIVE",
+    "GIVE_IF_POSSIBLE",
+    "STAY",
+    "VALUES",
+    "Flow",
+    "RemoteValue",
+    "Stayed",
+    "parts_of",
+    "sending_to_workers",
+]
 
 # In a worker: the values it keeps, by number.
 VALUES: dict[int, Any] = {}
+
+
+STAY, GIVE, GIVE_IF_POSSIBLE = range(3)
+
+
+class Stayed:
+    """In the place of a value that could not be sent, and need not."""
 
 
 class Flow(msgspec.Struct, array_like=True, frozen=True):
     """What becomes of the value of one member.
 
     ``parts`` names its outputs where it has several. For each output, ``keep`` is the number
-    under which the worker keeps it (0: it does not), and ``back`` whether the host gets it.
+    under which the worker keeps it (0: it does not), and ``back`` whether the host gets it:
+    :data:`STAY`, :data:`GIVE`, or :data:`GIVE_IF_POSSIBLE`, as far as it can be pickled.
     ``drop`` lists kept values that this member is the last to need.
     """
 
     parts: list[str] | None
     keep: list[int]
-    back: list[bool]
+    back: list[int]
     drop: list[int] = []
 
 
@@ -45,7 +64,23 @@ class RemoteValue:
         return "<a value that stayed in its worker>"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if not _sending:
+            raise TypeError("a value that stayed in its worker cannot be pickled")
         return _fetch, (self.number,)
+
+
+_sending = False
+
+
+@contextmanager
+def sending_to_workers() -> Iterator[None]:
+    """Meanwhile, stand-ins may be pickled: for the workers that have what they stand for."""
+    global _sending
+    _sending = True
+    try:
+        yield
+    finally:
+        _sending = False
 
 
 def _fetch(number: int) -> Any:

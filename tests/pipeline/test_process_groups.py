@@ -299,3 +299,12 @@ async def test_what_fails_when_it_is_made_again_takes_the_others_along(tmp_path:
     assert result.step_results["works_once"].status is NodeState.FAILED
     assert result.step_results["fatal"].status is NodeState.UPSTREAM_FAILED
     assert result.counts() == {NodeState.FAILED: 1, NodeState.UPSTREAM_FAILED: 1}
+
+
+async def test_a_run_that_records_gets_every_value_that_can_be_pickled(tmp_path: Path) -> None:
+    pipeline = Pipeline("p", steps=[count, add, make, look])
+    result = await pipeline.run(checkpoint=tmp_path)
+    result.raise_for_failure()
+    assert (result["numbers"], result["total"]) == ([1, 2, 3], 6)
+    assert result["same"][2] is True
+    assert result.get("thing", "absent") == "absent"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from asyncflow.errors import StepFailed
+from asyncflow.lanes.flow import sending_to_workers
 from asyncflow.lanes.lane import Call, Lane, LaneStatistics
 from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.deaths import Death, worker_died
@@ -144,7 +145,7 @@ class ProcessLane(Lane):
     def _frame_of(self, call: Call, number: int, worker: WorkerHandle) -> tuple[wire.Run, Parcel]:
         function = self._functions.find(call.func, getattr(call, "run", None))
         try:
-            parcel = pack((call.args, call.kwargs), dumps)
+            parcel = self._packed(call, worker)
         except Exception as error:
             raise _unsendable_arguments(call, error) from error
         new = []
@@ -165,6 +166,12 @@ class ProcessLane(Lane):
             worker.chain,
         )
         return frame, parcel
+
+    def _packed(self, call: Call, worker: WorkerHandle) -> Parcel:
+        if not worker.kept:
+            return pack((call.args, call.kwargs), dumps)
+        with sending_to_workers():
+            return pack((call.args, call.kwargs), dumps)
 
     def _begins(self, call: Call) -> None:
         call.started = self._clock()  # until the worker says better

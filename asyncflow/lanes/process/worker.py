@@ -314,7 +314,20 @@ def _keep(value: Any, told: flow.Flow, name: str) -> Any:
     for number, part in zip(told.keep, parts, strict=True):
         if number:
             flow.VALUES[number] = part
-    return [part if back else None for part, back in zip(parts, told.back, strict=True)]
+    back = [part if wanted else None for part, wanted in zip(parts, told.back, strict=True)]
+    if flow.GIVE_IF_POSSIBLE in told.back:
+        for place, wanted in enumerate(told.back):
+            if wanted == flow.GIVE_IF_POSSIBLE and not _can_travel(back[place]):
+                back[place] = flow.Stayed()
+    return back
+
+
+def _can_travel(value: Any) -> bool:
+    try:
+        result_dumps(value, lambda _: False)
+    except Exception:  # noqa: BLE001 - pickling calls the user's code
+        return False
+    return True
 
 
 def _without_own_frames(error: BaseException) -> Any:
