@@ -15,7 +15,8 @@ from asyncflow.lanes.worker_kind import WorkerKind
 __all__ = ["Spawned", "spawn"]
 
 # The front of the package loads all of it, which takes longer than most first calls. In a worker
-# it is loaded when something first asks for one of its names.
+# it is loaded when something first asks for one of its names; "from asyncflow import events" asks
+# for a module, which is found without it. (The module step has the name of the decorator.)
 _BOOT = """
 import sys
 sys.path[:] = {path!r}
@@ -23,7 +24,7 @@ import importlib.util as util, types
 spec = util.find_spec("asyncflow")
 front = util.module_from_spec(spec)
 def load(name):
-    if name.startswith("__"):
+    if name.startswith("__") or name != "step" and util.find_spec("asyncflow." + name):
         raise AttributeError(name)
     del front.__getattr__
     spec.loader.exec_module(front)

@@ -1,0 +1,206 @@
+"""What runs operations: in a worker process, or on the event loop for coroutines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import signac
+
+from asyncflow.flow.conditions import Condition, IgnoreConditions
+from asyncflow.flow.judging import asking, is_eligible
+from asyncflow.flow.registry import Operation, ProjectHooks
+
+__all__ = ["CoroutineTask", "Member", "Task", "TaskOnLoop", "member_of"]
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One operation as a worker needs it: nothing of it leads back to the project class."""
+
+    name: str
+    func: Callable[..., Any]
+    is_coroutine: bool
+    cmd: bool
+    with_job: bool
+    omp_num_threads: int
+    pre: tuple[Condition, ...]
+    post: tuple[Condition, ...]
+    on_start: tuple[Callable[..., Any], ...]
+    on_success: tuple[Callable[..., Any], ...]
+    on_exception: tuple[Callable[..., Any], ...]
+    on_exit: tuple[Callable[..., Any], ...]
+
+
+def member_of(operation: Operation, hooks: ProjectHooks, omp_num_threads: int) -> Member:
+    """An operation with all functions that are called around it.
+
+    The order is that of signac-flow: the project's before the operation's own.
+    """
+    pre, post = operation.conditions()
+    around = {
+        trigger: (*hooks.of(trigger), *of_operation)
+        for trigger, of_operation in operation.hooks.items()
+    }
+    return Member(
+        operation.name,
+        operation.func,
+        operation.is_coroutine,
+        operation.cmd,
+        operation.with_job,
+        omp_num_threads,
+        pre,
+        post,
+        around["on_start"],
+        around["on_success"],
+        around["on_exception"],
+        around["on_exit"],
+    )
+
+
+def stand_in(name: str) -> Member:
+    """A member that asks nothing and calls no hooks: what it stands for does that itself."""
+    return Member(name, print, False, False, False, 0, (), (), (), (), (), ())
+
+
+@lru_cache(maxsize=8)
+def _project(path: str) -> Any:
+    return signac.Project(path)
+
+
+class Task:
+    """Executes the eligible operations of a group on one aggregate, one after the other.
+
+    It is the function of a step in the process lane. Conditions are asked right before each
+    operation, whatever was found earlier.
+
+    Args:
+        path: of the project.
+        members: the operations of the group, in order.
+    """
+
+    def __init__(self, path: str, members: Sequence[Member]) -> None:
+        self._path = path
+        self._members = tuple(members)
+
+    def __call__(
+        self, job_ids: tuple[str, ...], allowed: tuple[str, ...], ignore: int
+    ) -> tuple[str, ...]:
+        """Execute what is eligible of the operations that are allowed, each at most once.
+
+        Returns:
+            The names of those that were executed.
+        """
+        jobs = self._jobs(job_ids)
+        executed: list[str] = []
+        while (member := self._next(jobs, allowed, executed, ignore)) is not None:
+            with _around(member, jobs):
+                value = member.func(*jobs)
+                if member.cmd:
+                    _shell(value)
+            executed.append(member.name)
+        return tuple(executed)
+
+    def _jobs(self, job_ids: Sequence[str]) -> tuple[Any, ...]:
+        project = _project(self._path)
+        return tuple(project.open_job(id=job_id) for job_id in job_ids)
+
+    def _next(
+        self, jobs: tuple[Any, ...], allowed: Sequence[str], executed: Sequence[str], ignore: int
+    ) -> Member | None:
+        for member in self._members:
+            if member.name not in allowed or member.name in executed:
+                continue
+            ask = asking(member.name, jobs)
+            if is_eligible(member.pre, member.post, ask, IgnoreConditions(ignore)):
+                return member
+        return None
+
+
+class CoroutineTask(Task):
+    """The same for a group with coroutine functions, on the worker's own event loop."""
+
+    async def __call__(  # type: ignore[override]
+        self, job_ids: tuple[str, ...], allowed: tuple[str, ...], ignore: int
+    ) -> tuple[str, ...]:
+        return await self._execute(self._jobs(job_ids), allowed, ignore)
+
+    async def _execute(
+        self, jobs: tuple[Any, ...], allowed: tuple[str, ...], ignore: int
+    ) -> tuple[str, ...]:
+        executed: list[str] = []
+        while (member := self._next(jobs, allowed, executed, ignore)) is not None:
+            with _around(member, jobs):
+                value = member.func(*jobs)
+                if isinstance(value, Awaitable):
+                    value = await value
+                if member.cmd:
+                    _shell(value)
+            executed.append(member.name)
+        return tuple(executed)
+
+
+class TaskOnLoop(CoroutineTask):
+    """The same for a group of coroutine functions only, on the caller's event loop."""
+
+    async def __call__(  # type: ignore[override]
+        self, jobs: tuple[Any, ...], allowed: tuple[str, ...], ignore: int
+    ) -> tuple[str, ...]:
+        return await self._execute(jobs, allowed, ignore)
+
+
+def _shell(command: str) -> None:
+    """Run a command of a group in its worker, whose process group it dies with."""
+    subprocess.run(command, shell=True, check=True, stdin=subprocess.DEVNULL)
+
+
+@contextmanager
+def _around(member: Member, jobs: Sequence[Any]) -> Iterator[None]:
+    """Hooks, directory and environment of one operation."""
+    directory = jobs[0] if member.with_job else nullcontext()
+    with hooked(member, jobs), _threads(member.omp_num_threads), directory:
+        yield
+
+
+@contextmanager
+def hooked(member: Member, jobs: Sequence[Any]) -> Iterator[None]:
+    """Call the hooks of an operation around a block."""
+    name = member.name
+    for hook in member.on_start:
+        hook(name, *jobs)
+    try:
+        yield
+    except Exception as error:
+        for hook in member.on_exception:
+            hook(name, error, *jobs)
+        raise
+    else:
+        for hook in member.on_success:
+            hook(name, *jobs)
+    finally:
+        for hook in member.on_exit:
+            hook(name, *jobs)
+
+
+def threads_environment(omp_num_threads: int) -> Mapping[str, str]:
+    """The variables that tell libraries how many threads to start; none for 0."""
+    return {"OMP_NUM_THREADS": str(omp_num_threads)} if omp_num_threads else {}
+
+
+@contextmanager
+def _threads(omp_num_threads: int) -> Iterator[None]:
+    wanted = threads_environment(omp_num_threads)
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,159 @@
+"""Operations that are shell commands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from asyncflow import Runtime, StepTimeout
+from asyncflow.flow import FlowProject, UserOperationError
+from tests.flow.test_run import noted
+
+MakeSpace = Callable[..., str]
+
+
+async def test_a_command_runs_and_its_output_is_shown(
+    Project: type[FlowProject], data_space: MakeSpace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @Project.operation(cmd=True)
+    def op(job: Any) -> str:
+        return f"echo hello {job.sp.i}"
+
+    await Project(data_space(2)).run()
+    assert sorted(capsys.readouterr().out.splitlines()) == ["hello 0", "hello 1"]
+
+
+async def test_with_job_runs_it_in_the_jobs_directory(
+    Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    @Project.operation(cmd=True, with_job=True)
+    def op(job: Any) -> str:
+        return "pwd > where"
+
+    before = os.getcwd()
+    project = Project(data_space(2))
+    await project.run()
+    for job in project:
+        assert Path(job.fn("where")).read_text().strip() == os.path.realpath(job.path)
+    assert os.getcwd() == before
+
+
+async def test_a_command_that_fails_is_told_with_its_last_words(
+    Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    @Project.operation(cmd=True)
+    def op(job: Any) -> str:
+        return "echo out of ink >&2; exit 3"
+
+    with pytest.raises(UserOperationError, match="returned non-zero exit status 3") as told:
+        await Project(data_space(1)).run()
+    cause = told.value.__cause__
+    assert isinstance(cause, subprocess.CalledProcessError)
+    assert "out of ink" in cause.__notes__[0]
+
+
+async def test_what_is_no_command_is_refused(
+    Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    @Project.operation(cmd=True)
+    def op(job: Any) -> Any:
+        return None
+
+    with pytest.raises(UserOperationError, match="gives the text of a shell command, got None"):
+        await Project(data_space(1)).run()
+
+
+def is_running(pid: int) -> bool:
+    """Whether it lives; one that was killed may wait for whoever adopted it to take note."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_a_timeout_kills_a_command_with_all_it_started(
+    Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    path = data_space(1)
+
+    @Project.operation(cmd=True)
+    def op(job: Any) -> str:
+        return f"sleep 100 & echo $! > {path}/notes; wait"
+
+    with pytest.raises(UserOperationError) as told:
+        await Project(path).run(timeout=0.5)
+    assert isinstance(told.value.__cause__, StepTimeout)
+    (child,) = noted(path)
+    assert not is_running(int(child))
+
+
+async def test_walltime_is_a_timeout_too(Project: type[FlowProject], data_space: MakeSpace) -> None:
+    @Project.operation(cmd=True, directives={"walltime": 0.5 / 3600})
+    def op(job: Any) -> str:
+        return "sleep 100"
+
+    with pytest.raises(UserOperationError, match="StepTimeout"):
+        await Project(data_space(1)).run()
+
+
+async def test_cancelling_a_run_kills_its_commands(
+    Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    path = data_space(1)
+
+    @Project.operation(cmd=True)
+    def op(job: Any) -> str:
+        return f"echo $$ > {path}/notes; echo > {path}/started; sleep 100"
+
+    os.mkfifo(f"{path}/started")
+    running = asyncio.create_task(Project(path).run())
+    await asyncio.to_thread(Path(path, "started").read_text)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not is_running(int(noted(path)[0]))
+
+
+async def test_devices_and_threads_are_told_to_a_command(
+    Project: type[FlowProject], data_space: MakeSpace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @Project.operation(cmd=True, directives={"ngpu": 2, "omp_num_threads": 2})
+    def op(job: Any) -> str:
+        return "echo $CUDA_VISIBLE_DEVICES / $OMP_NUM_THREADS"
+
+    async with Runtime(max_gpus=2, max_cpus=2):
+        await Project(data_space(1)).run()
+    devices, threads = capsys.readouterr().out.strip().split(" / ")
+    assert len(devices.split(",")) == 2
+    assert threads == "2"
+
+
+async def test_run_options_make_a_group_a_command_of_its_own(
+    Project: type[FlowProject], data_space: MakeSpace, tmp_path: Path
+) -> None:
+    script = tmp_path / "stand_in.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        f"pathlib.Path({str(tmp_path / 'notes')!r}).write_text(' '.join(sys.argv[1:]))\n"
+    )
+    ex = Project.make_group("ex", run_options="--debug")
+
+    @ex
+    @Project.operation
+    def op1(job: Any) -> None: ...
+
+    @ex
+    @Project.operation
+    def op2(job: Any) -> None: ...
+
+    project = Project(data_space(1), entrypoint=str(script))
+    (job,) = project
+    await project.run(names=["ex"])
+    assert noted(str(tmp_path)) == [f"run -o ex -j {job.id} --debug"]
