@@ -27,6 +27,7 @@ from asyncflow.graph.grouping import Group, StepGroup
 from asyncflow.pipeline.executor import ParallelExecutor
 from asyncflow.pipeline.parallel import parallel_map
 from asyncflow.pipeline.pipeline import Pipeline
+from asyncflow.pipeline.versioned import VersionedPipeline
 from asyncflow.resources import GPUConfig, NodeAffinity, ResourceRequirements
 from asyncflow.result import PipelineResult, StepResult
 from asyncflow.retry import Retry, RetryAfter
@@ -82,6 +83,7 @@ __all__ = [
     "StepSkipped",
     "StepTimeout",
     "StorageError",
+    "VersionedPipeline",
     "WorkerDied",
     "parallel_map",
     "step",

@@ -101,6 +101,7 @@ class ResultSource(msgspec.Struct, frozen=True):
     value_of_asset: Callable[[int], Any]
     producers_of: Callable[[int], tuple[int, ...]]
     kept: Callable[[Any], bool]
+    stayed: Callable[[Any], bool]
     counts: Callable[[], dict[NodeState, int]]
     failed: Callable[[], list[int]]
     durations: Callable[[], Iterable[tuple[float, int]]]
@@ -192,7 +193,7 @@ class PipelineResult:
         value, nodes = self._look_up(key)
         if self._source.kept(value):
             return value
-        raise self._absence(self._name_of(key), nodes)
+        raise self._absence(self._name_of(key), nodes, value)
 
     @overload
     def get(self, key: str | Step[..., Any]) -> Any: ...
@@ -235,7 +236,7 @@ class PipelineResult:
         part = "the part that was run of " if self._source.is_part else ""
         return f"{part}pipeline {self.pipeline_name!r}"
 
-    def _absence(self, name: str, nodes: tuple[int, ...]) -> StepFailed:
+    def _absence(self, name: str, nodes: tuple[int, ...], value: Any = None) -> StepFailed:
         results = [self._source.make(node) for node in nodes]
         worst = min(results, key=_told_first)
         error = worst.error
@@ -245,8 +246,15 @@ class PipelineResult:
                 step=worst.step_name,
             )
         if worst.status is NodeState.SUCCEEDED:
+            stayed = self._source.stayed(value)
+            why = (
+                "stayed in the worker of its group, where only other members took it; name it in "
+                "the pipeline's outputs= to have it"
+                if stayed
+                else "was not kept: it is not among the pipeline's outputs="
+            )
             return StepFailed(
-                f"the value of {name!r} was not kept: it is not among the pipeline's outputs=",
+                f"the value of {name!r} {why}",
                 step=worst.step_name,
                 attempt=worst.attempts,
             )

@@ -6,14 +6,14 @@ import asyncio
 import heapq
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import Overflow, Subscription
 from asyncflow.engine.explain import explain
-from asyncflow.engine.record import FREED, RunRecord
+from asyncflow.engine.record import FREED, STAYED, RunRecord
 from asyncflow.engine.scheduler import Scheduler
 from asyncflow.errors import DependencyError, RunTimeout, StepCancelled, text_of
 from asyncflow.graph.names import nearest
@@ -342,7 +342,8 @@ def make_result(record: RunRecord) -> PipelineResult:
             value_of_node=record.value_of,
             value_of_asset=lambda asset: record.values[asset],
             producers_of=graph.producers_of,
-            kept=lambda value: value is not MISSING and value is not FREED,
+            kept=lambda value: not _is_absent(value),
+            stayed=lambda value: value is STAYED,
             counts=lambda: state_counts(record),
             failed=lambda: sorted(i for i in record.errors if record.states[i] in _BROKEN),
             durations=lambda: _durations(record),
@@ -362,7 +363,7 @@ def _step_result(record: RunRecord, index: int) -> StepResult:
     return StepResult(
         step_name=graph.nodes[index].name,
         status=state,
-        output=None if value is MISSING or value is FREED else value,
+        output=None if _is_absent(value) else value,
         error=_error_of(record, index, state),
         attempts=record.attempts_of(index),
         duration_seconds=max(0.0, record.finished[index] - began) if began else 0.0,
@@ -373,6 +374,11 @@ def _step_result(record: RunRecord, index: int) -> StepResult:
         cached=index in record.cached,
         resumed=index in record.resumed,
     )
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether it only says why there is no value."""
+    return value is MISSING or value is FREED or value is STAYED
 
 
 def _lane_of(record: RunRecord, index: int) -> str:

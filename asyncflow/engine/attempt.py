@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from asyncflow.engine.nesting import Retake
     from asyncflow.engine.record import RunRecord
 
-__all__ = ["Attempt", "Phase", "Stop", "granted_lease", "make_context", "parent_of", "worker_kind"]
+__all__ = [
+    "Attempt",
+    "Phase",
+    "Stop",
+    "granted_lease",
+    "hand_over",
+    "make_context",
+    "parent_of",
+    "worker_kind",
+]
 
 _LOGGER = logging.getLogger("asyncflow.step")
 
@@ -55,6 +64,7 @@ class Attempt(Call, eq=False):
     ``position`` is the node's place among the members of its unit. ``lease``, ``worker``
     and ``capped`` (it counts against the run's ``max_workers``) belong to the unit and go
     on to the attempt that follows. ``gated``: its condition was found true.
+    ``postponed``: it waited until earlier members of its group had run again.
     ``waits``: for how many pieces of its nest it is waiting; ``nest``: the nested nodes it
     asked for that have not ended, ``nested_runs`` the runs; ``retake``: it waits for its CPUs to go
     on. ``alone``: started by the shortest way, see :attr:`Graph.alone`.
@@ -81,6 +91,7 @@ class Attempt(Call, eq=False):
     worker_lane: str = ""
     capped: bool = False
     previous_error: BaseException | None = None
+    postponed: bool = False
     waits: int = 0
     nest: dict[int, None] | None = None
     nested_runs: set[asyncio.Future[Any]] | None = None
@@ -112,6 +123,10 @@ class Attempt(Call, eq=False):
         """The loop that this attempt's run belongs to."""
         assert self.run.nesting is not None
         return self.run.nesting.loop
+
+    def take_parts(self, parts: list[Any], worker: Any) -> Any:
+        """The value of a member of a group, with stand-ins for what stayed in the worker."""
+        return self.run.take_parts(self, parts, worker)
 
     def began(self) -> None:
         """Its timeout counts from now on."""
@@ -171,3 +186,13 @@ def granted_lease(attempt: Attempt) -> GrantedLease:
             gpu_ids = gpu_ids or lease.gpu_ids
         holder = parent_of(holder)
     return GrantedLease(cpu_millis / 1000, memory_bytes, gpu_ids)
+
+
+def hand_over(attempt: Attempt, following: Attempt) -> None:
+    """What a unit holds goes on to its next attempt."""
+    following.lease, attempt.lease = attempt.lease, None
+    following.worker, attempt.worker = attempt.worker, None
+    following.worker_lane = attempt.worker_lane
+    following.capped, attempt.capped = attempt.capped, False
+    following.keep_worker = attempt.keep_worker
+    following.unit_announced = attempt.unit_announced

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import Any
 
 from asyncflow.engine.attempt import Attempt, Stop
 from asyncflow.engine.record import FREED, RunRecord
 from asyncflow.errors import StepCancelled, StepFailed, StepTimeout, text_of
 from asyncflow.graph.node import MISSING
+from asyncflow.lanes.flow import parts_of
 from asyncflow.states import (
     ABANDONED,
     CANCELLED,
@@ -37,18 +38,22 @@ def store(run: RunRecord, node: int, value: Any) -> StepFailed | None:
     """Keep what a node returned under its assets; an error if it does not fit them."""
     outputs = run.graph.outputs[node]
     values = run.values
+    if node in run.rerun:
+        _restore(run, node, value)
+        return None
     if not isinstance(outputs, tuple):
         if values[outputs] is MISSING:
             values[outputs] = value
             return None
         return _produced_twice(run, node, outputs)
     try:
-        parts = _split(run, node, value)
+        placed = run.graph.nodes[node]
+        parts = parts_of(value, placed.asset_names, placed.name)
+    except StepFailed as error:
+        return error
     except Exception as error:  # noqa: BLE001
         # A mapping or list of the user's own, whose methods run here.
         return _not_taken_apart(run, node, value, error)
-    if isinstance(parts, StepFailed):
-        return parts
     for asset in outputs:
         if values[asset] is not MISSING:
             return _produced_twice(run, node, asset)
@@ -56,6 +61,17 @@ def store(run: RunRecord, node: int, value: Any) -> StepFailed | None:
     for asset, part in zip(outputs, parts, strict=True):
         values[asset] = part
     return None
+
+
+def _restore(run: RunRecord, node: int, value: Any) -> None:
+    """Put back those values of a node that were lost; others may have been taken already."""
+    outputs = run.graph.outputs_of(node)
+    parts = [value] if len(outputs) == 1 else value
+    for asset, part in zip(outputs, parts, strict=True):
+        if run.values[asset] is MISSING:
+            run.values[asset] = part
+    if len(outputs) > 1:
+        run.raw[node] = [run.values[asset] for asset in outputs]
 
 
 def _produced_twice(run: RunRecord, node: int, asset: int) -> StepFailed:
@@ -78,27 +94,6 @@ def _not_taken_apart(run: RunRecord, node: int, value: Any, error: Exception) ->
     )
     failed.__cause__ = error
     return failed
-
-
-def _split(run: RunRecord, node: int, value: Any) -> list[Any] | StepFailed:
-    """The parts of a return value with several outputs, in their order."""
-    names = run.graph.nodes[node].output_names
-    wanted = f"step {run.graph.nodes[node].name!r} declares the outputs {', '.join(names)}"
-    if isinstance(value, Mapping):
-        if set(value) == set(names):
-            return [value[name] for name in names]
-        found = f"a mapping with the keys {', '.join(map(str, value)) or 'none'}"
-    elif isinstance(value, tuple | list):
-        if len(value) == len(names):
-            return list(value)
-        found = f"{len(value)} values"
-    else:
-        found = f"a {type(value).__name__}"
-    return StepFailed(
-        f"{wanted} but returned {found}; return a tuple or list of {len(names)} values, or a "
-        "mapping with these keys",
-        step=run.graph.nodes[node].name,
-    )
 
 
 def let_go(run: RunRecord, node: int) -> None:

@@ -22,6 +22,7 @@ from asyncflow.engine.ranked import RankedQueue
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.growing import GrowingGraph
 from asyncflow.graph.node import MISSING
+from asyncflow.lanes.flow import RemoteValue
 from asyncflow.states import FINAL, NODE_STATES, WAITING, NodeState, RunState
 
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ class _Freed:
 FREED = _Freed()
 
 
+class _Stayed:
+    """In the place of a value that stayed in the worker of its group."""
+
+    def __repr__(self) -> str:
+        return "<stayed in its worker>"
+
+
+STAYED = _Stayed()
+
+
 class RunRecord:
     """The state of one run; written by the scheduler only.
 
@@ -53,6 +64,10 @@ class RunRecord:
         states: one byte for each node, see :mod:`asyncflow.states`.
         values: by asset; ``MISSING`` until produced.
         raw: what nodes with several outputs returned, as one.
+        kept_remotely: by asset, the stand-ins for what workers keep for members of groups.
+        postponed: by node, the attempt that waits for members that have to run again;
+            ``rerun`` are those.
+        unfreed: by unit, the members that have ended and whose inputs may be needed again.
         attempts: how often a node was tried, where that is not once.
         started, finished: seconds on the loop's clock of the last attempt, 0.0 before.
         tries: begin and end of each earlier attempt of nodes that were tried again, one
@@ -116,6 +131,10 @@ class RunRecord:
         self.values: list[Any] = [MISSING] * len(graph.producers)
         self.consumers = array("q", graph.consumers) if graph.kept is not None else None
         self.raw: dict[int, Any] = {}
+        self.kept_remotely: dict[int, RemoteValue] = {}
+        self.postponed: dict[int, Attempt] = {}
+        self.rerun: set[int] = set()
+        self.unfreed: dict[int, list[int]] = {}
         self.attempts: dict[int, int] = {}
         # By node, how many of its tries were no fault of its own and do not count as such.
         self.forgiven: dict[int, int] = {}
@@ -184,6 +203,7 @@ class RunRecord:
         self.ended_at = 0.0
         self.on_end: list[Callable[[RunRecord], None]] = []
         self.report_soon: Callable[[Attempt], None] = _drop_report
+        self.take_parts: Callable[[Attempt, list[Any], Any], Any] = _take_no_parts
         self.set_timeout: Callable[[Attempt, float], None] = _set_no_timeout
 
     def rank(self, unit: int) -> float | None:
@@ -357,7 +377,10 @@ class RunRecord:
     def value_of(self, index: int) -> Any:
         """What a node returned; ``MISSING`` or ``FREED`` where there is nothing to give."""
         if index in self.raw:
-            return self.raw[index]
+            parts = self.raw[index]
+            outputs = self.graph.outputs_of(index)
+            stayed = any(self.values[asset] is STAYED for asset in outputs)
+            return STAYED if stayed else parts
         if NODE_STATES[self.states[index]] is not NodeState.SUCCEEDED:
             return MISSING
         outputs = self.graph.outputs_of(index)
@@ -367,6 +390,10 @@ class RunRecord:
 async def _launch_nothing(*_: Any) -> Any:
     """Nested runs of a run that no runtime owns."""
     raise RuntimeError("this run belongs to no runtime")
+
+
+def _take_no_parts(attempt: Attempt, parts: list[Any], worker: Any) -> Any:
+    """Values of groups of a run that the scheduler does not own."""
 
 
 def _set_no_timeout(attempt: Attempt, seconds: float) -> None:

@@ -29,6 +29,7 @@ from asyncflow.engine.settlement import Settlement
 from asyncflow.engine.starting import Starting
 from asyncflow.engine.stopping import Closing, Stopping
 from asyncflow.engine.supply import Supply
+from asyncflow.engine.worker_groups import WorkerGroups
 from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.lane import Lane
 from asyncflow.states import RUNNING
@@ -90,6 +91,7 @@ class Scheduler:
         self.eager = inline.starts_eagerly
         self.starting = Starting(self)
         self.settlement = Settlement(self, random)
+        self.groups = WorkerGroups(self)
         self.maps = Maps(self)
         self.losses = Losses(self)
         self.caching = Caching(self, open_cache)
@@ -206,6 +208,7 @@ class Scheduler:
         self.runs[run.run_id] = run
         run.report_soon = partial(report_soon, self.loop)
         run.set_timeout = self.stopping.set_timeout
+        run.take_parts = self.groups.took_parts
         run.nesting = self.nesting
         self._new_runs.append(run)
         self.wake()

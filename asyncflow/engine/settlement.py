@@ -6,7 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from asyncflow import events
-from asyncflow.engine.attempt import Attempt, Phase, Stop
+from asyncflow.engine.attempt import Attempt, Phase, Stop, hand_over
 from asyncflow.engine.outcome import failure_of, let_go, store
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import finish_fields
@@ -50,7 +50,7 @@ class Settlement:
             stopping.settle_abandoned(attempt)
             return
         if attempt.error is not None and attempt.keep_worker:
-            self._look_at_worker(attempt)
+            self._scheduler.groups.look_at_worker(attempt)
         self._scheduler.in_flight -= 1
         del run.in_flight[attempt.unit]
         if attempt.alone:
@@ -101,12 +101,6 @@ class Settlement:
         if not run.left or run.stopping is not None:
             scheduler.stopping.end_if_over(run)
 
-    def _look_at_worker(self, attempt: Attempt) -> None:
-        """A group whose worker has died gives back what it holds and starts over with another."""
-        if attempt.worker is not None and getattr(attempt.worker, "is_gone", False):
-            attempt.run.workers[attempt.node] = attempt.worker.name
-            self.give_back(attempt)
-
     def _succeed(self, attempt: Attempt) -> None:
         run, node = attempt.run, attempt.node
         attempt.error = store(run, node, attempt.value)
@@ -134,9 +128,9 @@ class Settlement:
         """The end of a node counts: it is seen, and those that waited for it go on."""
         run.states[node] = state
         run.left -= 1
-        if run.consumers is not None:
-            let_go(run, node)
-        if run.stopping is None or run.graph.cleanup:
+        if run.consumers is not None and node not in run.rerun:
+            self._let_go(run, node)
+        if (run.stopping is None or run.graph.cleanup) and node not in run.rerun:
             self.release(run, node)
             if run.graph.maps:
                 self._scheduler.maps.ended(run, node)
@@ -150,6 +144,14 @@ class Settlement:
             self._scheduler.maps.element_ended(run, node)
         if run.nested:
             self._scheduler.nesting.ended(run, node)
+
+    def _let_go(self, run: RunRecord, node: int) -> None:
+        """Free what nobody needs any more; a group in a worker may need its inputs again."""
+        unit = run.graph.units.of_node[node]
+        if self._scheduler.groups.has(run, unit):
+            run.unfreed.setdefault(unit, []).append(node)
+        else:
+            let_go(run, node)
 
     def release(self, run: RunRecord, node: int) -> None:
         """Those that waited for a node wait for one less."""
@@ -184,15 +186,24 @@ class Settlement:
         if members is None or position == len(members[unit]) or run.stopping is not None:
             self.end_unit(attempt)
             return None
-        following = self._scheduler.starting.new_attempt(run, unit, members[unit][position])
-        following.position = position
-        _hand_over(attempt, following)
+        following: Attempt | None
+        if run.rerun or run.postponed:
+            following = self._scheduler.groups.next_attempt(attempt, position)
+            if following is None:
+                self.end_unit(attempt)
+                return None
+        else:
+            following = self._scheduler.starting.new_attempt(run, unit, members[unit][position])
+            following.position = position
+        hand_over(attempt, following)
         return following
 
     def end_unit(self, attempt: Attempt) -> None:
         """Give back what a unit holds."""
         run = attempt.run
         self.give_back(attempt)
+        if run.graph.units.members is not None and self._scheduler.groups.has(run, attempt.unit):
+            self._scheduler.groups.end_unit(run, attempt.unit)
         if run.one_at_a_time:
             run.frontier.came_back(attempt.unit)
             self._scheduler.queue(run)
@@ -377,7 +388,7 @@ class Settlement:
         if len(attempt.run.graph.units.members_of(attempt.unit)) == 1:
             self.give_back(attempt)
             return
-        _hand_over(attempt, following)
+        hand_over(attempt, following)
         if following.lease is not None and following.lease.cpu_millis:
             self._scheduler.limiter.lend_cpus(following.lease)
 
@@ -390,13 +401,3 @@ class Settlement:
 
 def _is_good(attempt: Attempt) -> bool:
     return attempt.error is None and attempt.stop is not Stop.TIMEOUT
-
-
-def _hand_over(attempt: Attempt, following: Attempt) -> None:
-    """What a unit holds goes on to its next attempt."""
-    following.lease, attempt.lease = attempt.lease, None
-    following.worker, attempt.worker = attempt.worker, None
-    following.worker_lane = attempt.worker_lane
-    following.capped, attempt.capped = attempt.capped, False
-    following.keep_worker = attempt.keep_worker
-    following.unit_announced = attempt.unit_announced

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asyncflow import events
 from asyncflow.engine.attempt import Attempt, Phase, make_context, parent_of, worker_kind
@@ -70,11 +71,14 @@ class Starting:
     def advance(self, attempt: Attempt) -> None:
         """Take an attempt as far as it goes: verdict, condition, capacity, worker."""
         run = attempt.run
-        if (run.blemished or run.graph.cleanup) and attempt.previous_error is None:
+        fresh = attempt.previous_error is None or attempt.postponed
+        if (run.blemished or run.graph.cleanup) and fresh:
             runnable = self._first_runnable(attempt)
             if runnable is None:
                 return
             attempt = runnable
+        if run.graph.units.members is not None and self._scheduler.groups.has(run, attempt.unit):
+            attempt = self._scheduler.groups.revived(attempt)
         if run.quarantined and attempt.node in run.quarantined:
             self._scheduler.settlement.quarantine(attempt)
         elif attempt.node in run.graph.maps:
@@ -240,10 +244,11 @@ class Starting:
             return False
         return run.graph.nodes[attempt.node].step.lane is None
 
-    def frame(self, attempt: Attempt) -> Frame:
+    def frame(self, attempt: Attempt, values: Sequence[Any] | None = None) -> Frame:
+        """What the arguments of an attempt are drawn from."""
         run, node = attempt.run, attempt.node
         return Frame(
-            run.values,
+            run.values if values is None else values,
             run.graph.slots[node],
             run.graph.nodes[node].params or {},
             run.outside,
@@ -262,11 +267,14 @@ class Starting:
         graph = run.graph
         step = graph.nodes[node].step
         template = graph.templates[node]
+        values: Sequence[Any] = run.values
+        if attempt.keep_worker and attempt.worker_lane == "process":
+            self._scheduler.groups.plan(attempt)
+            values = self._scheduler.groups.values_for(attempt)
         if template.plain and node not in graph.conditions:
-            values = run.values
             attempt.args = [values[slot] for slot in graph.slots[node]]
         else:
-            attempt.args, attempt.kwargs = template.bind(self.frame(attempt))
+            attempt.args, attempt.kwargs = template.bind(self.frame(attempt, values))
         attempt.func = step.func
         attempt.is_coroutine = step.is_coroutine
         attempt.phase = Phase.RUNNING

@@ -202,12 +202,16 @@ class Stopping:
 
     def cancel_waiting(self, attempt: Attempt) -> None:
         """End an attempt that was not running when its run was stopped."""
+        self.give_up_retry(attempt)
+        self._scheduler.settlement.end_unit(attempt)
+
+    def give_up_retry(self, attempt: Attempt) -> None:
+        """End a node as cancelled that was to be tried again."""
         run, node = attempt.run, attempt.node
         if attempt.previous_error is not None:
             run.errors[node] = attempt.previous_error
             run.attempts[node] = attempt.number - 1
             self._scheduler.settlement.conclude(attempt, CANCELLED)
-        self._scheduler.settlement.end_unit(attempt)
 
     def end_if_over(self, run: RunRecord) -> None:
         """Have a run ended of which nothing is left, or nothing will run any more.

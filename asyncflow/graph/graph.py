@@ -98,6 +98,8 @@ class Graph:
         self.alone = bytearray(len(blueprint.nodes))
         self.kept: frozenset[int] | None = None
         self.consumers: Sequence[int] = ()
+        # By unit, who takes what its members make: worked out when a worker first runs it.
+        self.asset_uses: dict[int, Any] | None = None
 
     @classmethod
     def assemble(

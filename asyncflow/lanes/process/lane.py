@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from asyncflow.errors import StepFailed
+from asyncflow.lanes.flow import sending_to_workers
 from asyncflow.lanes.lane import Call, Lane, LaneStatistics
 from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.deaths import Death, worker_died
@@ -67,6 +68,7 @@ class ProcessLane(Lane):
         self._worker_name = worker_name
         self._spawned = 0
         self._last_number = 0
+        self._chains = 0
         self._workers: set[WorkerHandle] = set()
         self._idle: dict[WorkerKind, list[WorkerHandle]] = {}
         self._ending: set[WorkerHandle] = set()
@@ -88,8 +90,15 @@ class ProcessLane(Lane):
                 return
         worker: WorkerHandle = call.worker
         worker.reserved = call.keep_worker
+        if call.keep_worker and not worker.chain:
+            self._renew_chain(worker)
         call.handle = worker
         self._send(call, worker)
+
+    def _renew_chain(self, worker: WorkerHandle) -> None:
+        """What a worker is sent from now on is not what it was told to leave out."""
+        self._chains += 1
+        worker.chain = self._chains
 
     def _take(self, kind: WorkerKind) -> WorkerHandle:
         """An idle worker of a kind, else a new one."""
@@ -136,7 +145,7 @@ class ProcessLane(Lane):
     def _frame_of(self, call: Call, number: int, worker: WorkerHandle) -> tuple[wire.Run, Parcel]:
         function = self._functions.find(call.func, getattr(call, "run", None))
         try:
-            parcel = pack((call.args, call.kwargs), dumps)
+            parcel = self._packed(call, worker)
         except Exception as error:
             raise _unsendable_arguments(call, error) from error
         new = []
@@ -147,9 +156,22 @@ class ProcessLane(Lane):
             worker.known.add(function.number)
             new = [wire.New(function.number, function.body)]
         frame = wire.Run(
-            number, function.number, parcel.packet, call.name, call.is_coroutine, new, call.flow
+            number,
+            function.number,
+            parcel.packet,
+            call.name,
+            call.is_coroutine,
+            new,
+            call.flow,
+            worker.chain,
         )
         return frame, parcel
+
+    def _packed(self, call: Call, worker: WorkerHandle) -> Parcel:
+        if not worker.kept:
+            return pack((call.args, call.kwargs), dumps)
+        with sending_to_workers():
+            return pack((call.args, call.kwargs), dumps)
 
     def _begins(self, call: Call) -> None:
         call.started = self._clock()  # until the worker says better
@@ -197,9 +219,8 @@ class ProcessLane(Lane):
             self._lost.discard(worker)
             worker.lost = False
             self._retire(worker)
-        elif self._is_worn(worker, frame):
-            self._retire(worker)
         else:
+            worker.worn = worker.worn or self._is_worn(worker, frame)
             self._free(worker)
         call.done(call)
 
@@ -214,16 +235,18 @@ class ProcessLane(Lane):
             call.error = error
             return
         if type(frame) is wire.Failed:
+            if worker.chain:
+                self._renew_chain(worker)
             call.error = rebuild(value, worker.name)
         elif call.flow is None:
             call.value = value
         else:
+            worker.kept.update(filter(None, call.flow.keep))
+            worker.kept.difference_update(call.flow.drop)
             call.value = call.take_parts(value, worker)
 
     def _is_worn(self, worker: WorkerHandle, frame: _Outcome) -> bool:
-        """Whether a worker should be replaced; one that is kept for a group goes on."""
-        if worker.reserved and not frame.dirty:
-            return False
+        """Whether a worker should be replaced."""
         return bool(
             frame.dirty
             or worker.units >= self._max_units
@@ -231,8 +254,12 @@ class ProcessLane(Lane):
         )
 
     def _free(self, worker: WorkerHandle) -> None:
-        """Have a worker that has nothing to do wait for something."""
-        if worker.is_free and worker in self._workers:
+        """Have a worker that has nothing to do wait for something, or replace it."""
+        if not worker.is_free or worker not in self._workers:
+            return
+        if worker.worn:
+            self._retire(worker)
+        else:
             self._idle.setdefault(worker.kind, []).append(worker)
 
     def _move(self, worker: WorkerHandle, number: int) -> None:
@@ -301,7 +328,9 @@ class ProcessLane(Lane):
         worker: WorkerHandle = call.handle
         number = next((number for number, other in worker.calls.items() if other is call), None)
         if number is not None:
-            worker.control.send(wire.Cancel(number))
+            worker.control.send(wire.Cancel(number, worker.chain))
+            if worker.chain:
+                self._renew_chain(worker)
 
     def kill(self, call: Call) -> bool:
         worker: WorkerHandle = call.handle
@@ -335,7 +364,10 @@ class ProcessLane(Lane):
 
     def release(self, worker: WorkerHandle) -> None:
         if worker.reserved:
-            worker.reserved = False
+            worker.reserved, worker.chain = False, 0
+            if worker.kept:
+                worker.work.send(wire.Forget(kept=list(worker.kept)))
+                worker.kept.clear()
             self._free(worker)
 
     def lend(self, worker: WorkerHandle) -> None:

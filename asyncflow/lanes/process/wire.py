@@ -21,6 +21,8 @@ from typing import Any
 
 import msgspec
 
+from asyncflow.lanes.flow import Flow
+
 __all__ = [
     "WORD",
     "Answer",
@@ -29,7 +31,6 @@ __all__ = [
     "Channel",
     "Done",
     "Failed",
-    "Flow",
     "Forget",
     "Hello",
     "HostFrame",
@@ -72,20 +73,6 @@ class New(msgspec.Struct, array_like=True, frozen=True):
 
     number: int
     body: bytes
-
-
-class Flow(msgspec.Struct, array_like=True, frozen=True):
-    """What becomes of the value of a group's member.
-
-    ``parts`` names its outputs where it has several. For each output, ``keep`` is the number
-    under which the worker keeps it (0: it does not), and ``back`` whether the host gets it.
-    ``drop`` lists kept values that this member is the last to need.
-    """
-
-    parts: list[str] | None
-    keep: list[int]
-    back: list[bool]
-    drop: list[int] = []
 
 
 # -- from the host -----------------------------------------------------------------------

@@ -20,7 +20,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from asyncflow.lanes.process import kept, wire
+from asyncflow.lanes import flow
+from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.control import RemoteControl
 from asyncflow.lanes.process.hygiene import Hygiene
 from asyncflow.lanes.process.payload import Parcel, discard, pack, plain_dumps, unpack
@@ -89,13 +90,13 @@ class Worker:
             if frame.functions:
                 self._functions.clear()
             for number in frame.kept:
-                kept.VALUES.pop(number, None)
+                flow.VALUES.pop(number, None)
 
     def _may_begin(self, frame: wire.Run) -> bool:
         """Whether a call is still wanted; from then on it counts as begun."""
         number = frame.number
         with self._lock:
-            if self._is_dirty or (frame.chain and frame.chain == self._broken_chain):
+            if (frame.chain == self._broken_chain) if frame.chain else self._is_dirty:
                 wanted = False
             elif number in self._unwanted:
                 self._unwanted.discard(number)
@@ -305,15 +306,28 @@ def result_dumps(value: Any, take: Any = None) -> bytes:
         return dumps_by_value(value, take)
 
 
-def _keep(value: Any, flow: wire.Flow, name: str) -> Any:
-    """Keep what stays here, and put its number in its place."""
-    parts = [value] if flow.parts is None else kept.parts_of(value, flow.parts, name)
-    for number in flow.drop:
-        kept.VALUES.pop(number, None)
-    for number, part in zip(flow.keep, parts, strict=True):
+def _keep(value: Any, told: flow.Flow, name: str) -> Any:
+    """Keep what stays here; what goes back is the rest."""
+    parts = [value] if told.parts is None else flow.parts_of(value, told.parts, name)
+    for number in told.drop:
+        flow.VALUES.pop(number, None)
+    for number, part in zip(told.keep, parts, strict=True):
         if number:
-            kept.VALUES[number] = part
-    return [part if back else None for part, back in zip(parts, flow.back, strict=True)]
+            flow.VALUES[number] = part
+    back = [part if wanted else None for part, wanted in zip(parts, told.back, strict=True)]
+    if flow.GIVE_IF_POSSIBLE in told.back:
+        for place, wanted in enumerate(told.back):
+            if wanted == flow.GIVE_IF_POSSIBLE and not _can_travel(back[place]):
+                back[place] = flow.Stayed()
+    return back
+
+
+def _can_travel(value: Any) -> bool:
+    try:
+        result_dumps(value, lambda _: False)
+    except Exception:  # noqa: BLE001 - pickling calls the user's code
+        return False
+    return True
 
 
 def _without_own_frames(error: BaseException) -> Any:

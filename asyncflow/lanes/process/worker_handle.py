@@ -45,6 +45,9 @@ class WorkerHandle:
         known: the functions that it has.
         reserved: whether it is kept for a group.
         killed: whether the host ended it.
+        worn: whether it should be replaced once it is free.
+        chain: stands for the group that it is kept for; another one after each failure.
+        kept: the numbers of the values that it keeps.
         retiring: whether it is given nothing more.
         units: how many calls it has made.
 
@@ -65,7 +68,9 @@ class WorkerHandle:
         self.calls: dict[int, Call] = {}
         self.known: set[int] = set()
         self.reserved = self.killed = self.retiring = self.lost = self.started = False
-        self.is_gone = False
+        self.is_gone = self.worn = False
+        self.chain = 0
+        self.kept: set[int] = set()
         self.units = 0
         self._loop, self._told, self._died = loop, told, died
         mark = b"\0" + os.urandom(12).hex().encode() + b"\0"
