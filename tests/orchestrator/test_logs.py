@@ -66,8 +66,8 @@ def test_each_module_has_a_log_of_its_own(
     assert log_of(project, "three") == "on the loop\n"
     if worker_type == "thread":
         shown = capsys.readouterr()
-        assert "one printed\n" in shown.out
-        assert "two complained\n" in shown.err
+        # Those of several threads may well stand on one line there, as ever.
+        assert shown.out.count("printed") == shown.err.count("complained") == 2
 
 
 def test_the_level_is_that_of_the_file(project: Project, worker_type: str) -> None:
