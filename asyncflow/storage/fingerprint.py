@@ -2,7 +2,9 @@
 
 The fingerprint of a function covers its tokens (so comments, layout and the version of Python do
 not matter), and the plain values in its defaults and its closure; functions found there count
-with their own code. It does not look into what a function calls by a global name.
+with their own code. What a function changes itself (a list that it appends to, a ``nonlocal``
+counter) is its state, and counts by its type only. It does not look into what a function calls by
+a global name.
 
 Where there is no source the compiled code stands in for it: exact, but it changes with the version
 of Python. What is neither has the fingerprint of its name.
@@ -28,6 +30,7 @@ from asyncflow.secret import Secret
 from asyncflow.step import Step
 from asyncflow.storage.codec import Codec
 from asyncflow.storage.digests import digest_of, hashed
+from asyncflow.storage.mutations import changed_attributes, changed_names
 from asyncflow.storage.sources import tokens_of
 
 __all__ = ["Fingerprints", "code_fingerprint"]
@@ -35,6 +38,7 @@ __all__ = ["Fingerprints", "code_fingerprint"]
 _CODE: Final = (
     Step, functools.partial, types.FunctionType, types.MethodType, types.BuiltinFunctionType,
 )  # fmt: skip
+_MAKING: Final = frozenset({"__init__", "__new__", "__post_init__", "__setstate__"})
 _CODE_FLAGS: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
@@ -92,15 +96,17 @@ class _Code:
         yield _code_digest(func.__code__)
         yield from map(self._value, func.__defaults__ or ())
         yield from self._named(func.__kwdefaults__ or {})
+        changed = changed_names(func.__code__) if func.__closure__ else frozenset()
         for name, cell in zip(func.__code__.co_freevars, func.__closure__ or (), strict=True):
             yield name.encode()
-            yield self._cell(cell)
+            yield self._cell(cell, is_state=name in changed)
 
-    def _cell(self, cell: types.CellType) -> bytes:
+    def _cell(self, cell: types.CellType, is_state: bool) -> bytes:
         try:
-            return self._value(cell.cell_contents)
+            value = cell.cell_contents
         except ValueError:
             return b"empty"
+        return _opaque(value) if is_state else self._value(value)
 
     def _class(self, cls: type) -> Iterator[bytes]:
         yield _name_of(cls)
@@ -125,7 +131,9 @@ class _Code:
             return _name_of(instance)
         # The module's name depends on how the program is started.
         kind = type(instance).__qualname__.encode("utf-8", "surrogatepass")
-        return hashed(kind, *self._named(_attributes(instance)))
+        state = _state_of(type(instance))
+        held = {name: held for name, held in _attributes(instance).items() if name not in state}
+        return hashed(kind, *self._named(held))
 
     def _named(self, values: Mapping[str, Any]) -> Iterator[bytes]:
         for name, value in sorted(values.items()):
@@ -143,7 +151,22 @@ class _Code:
         try:
             return digest_of(value)
         except NotRecordable:
-            return hashed(b"opaque", _name_of(type(value)))
+            return _opaque(value)
+
+
+def _opaque(value: Any) -> bytes:
+    return hashed(b"opaque", _name_of(type(value)))
+
+
+def _state_of(cls: type) -> set[str]:
+    """The attributes that the methods of a class change, those that make an instance apart."""
+    return {
+        attribute
+        for base in cls.__mro__
+        for name, method in vars(base).items()
+        if isinstance(method, types.FunctionType) and name not in _MAKING
+        for attribute in changed_attributes(method.__code__)
+    }
 
 
 def _is_code(value: Any) -> bool:

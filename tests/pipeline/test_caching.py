@@ -24,6 +24,7 @@ from asyncflow import (
 from asyncflow.events import Event, NodeFinished, NodeStarted, Warned
 from asyncflow.step import Step
 from asyncflow.storage.cache import CacheStore
+from asyncflow.storage.journal import read_events
 from asyncflow.testing import VirtualRuntime
 
 
@@ -35,10 +36,9 @@ async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
 
 def counting(calls: list[Any], offset: int = 0, **options: Any) -> Step[..., Any]:
     """A cached step that notes its calls."""
-    noted = calls.append  # a builtin method: it counts by its name
 
     def add(x: Any) -> Any:
-        noted(x)
+        calls.append(x)
         return (x, offset)
 
     return step(add, **{"cache": "code_hash", **options})
@@ -442,3 +442,40 @@ def test_wrong_values_of_cache_are_refused(wrong: Any, why: str) -> None:
         counting([], cache=wrong)
     assert "step 'add': cache: " in str(refused.value)
     assert why in str(refused.value)
+
+
+# -- runs that record ------------------------------------------------------------------
+
+
+async def test_a_run_that_records_tells_of_hits_now_and_when_it_is_read_again(
+    tmp_path: Path,
+) -> None:
+    calls: list[Any] = []
+
+    @step
+    def after(add: Any) -> Any:
+        calls.append("after")
+        return add
+
+    pipeline = Pipeline("p", steps=[counting(calls), after])
+    async with Runtime(directory=tmp_path) as runtime:
+        for run_id in ("first", "second", "second"):
+            result = await pipeline.run({"x": 1}, runtime=runtime, run_id=run_id)
+            assert result["after"] == (1, 0)
+            assert result.step_results["add"].cached == (run_id == "second")
+        assert result.resumed
+    seen = list(read_events(tmp_path, "second"))
+    assert calls == [1, "after", "after"]
+    ends = {event.node: event.cached for event in seen if isinstance(event, NodeFinished)}
+    assert ends == {"add": True, "after": False}
+
+
+async def test_warnings_of_the_cache_are_recorded_too(tmp_path: Path) -> None:
+    calls: list[Any] = []
+    async with Runtime(directory=tmp_path) as runtime:
+        pipeline = Pipeline("p", steps=[counting(calls, cache=lambda x: x / 0)])
+        async with pipeline.start({"x": 1}, runtime=runtime, run_id="r") as running:
+            live = warnings_of([event async for event in running.events()])
+    read = warnings_of(list(read_events(tmp_path, "r")))
+    assert live == read
+    assert len(read) == 1

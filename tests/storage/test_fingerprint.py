@@ -95,6 +95,54 @@ def test_what_a_closure_holds_without_being_plain_counts_by_its_type() -> None:
     assert code_fingerprint(made(object())) != code_fingerprint(made(sys))
 
 
+def test_what_a_function_changes_itself_is_state_and_does_not_count() -> None:
+    def calling(calls: list[int], seen: dict[str, Any], limit: list[int]) -> Any:
+        count = 0
+
+        def inner() -> Any:
+            nonlocal count
+            count += 1
+            calls.append(count)
+            seen["a"]["b"] = limit[0]
+            return count
+
+        return inner
+
+    first = calling([], {"a": {}}, [5])
+    before = code_fingerprint(first)
+    assert code_fingerprint(calling([1], {"a": {"b": 3}}, [5])) == before
+    first()
+    assert code_fingerprint(first) == before
+    assert code_fingerprint(calling([], {"a": {}}, [6])) != before
+    assert code_fingerprint(lambda: [0].append(1)) == code_fingerprint(lambda: [0].append(1))
+
+
+def test_a_state_is_seen_without_source_too() -> None:
+    names: dict[str, Any] = {}
+    exec("def make(calls):\n  def f(): calls.append(1)\n  return f", names)
+    assert code_fingerprint(names["make"]([])) == code_fingerprint(names["make"]([1]))
+
+
+class Counter:
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.total = 0
+        self.seen: list[int] = []
+
+    def __call__(self) -> int:
+        self.total += self.step
+        self.seen.append(self.total)
+        return self.total
+
+
+def test_what_an_object_changes_of_itself_does_not_count() -> None:
+    counter = Counter(2)
+    before = code_fingerprint(counter)
+    counter()
+    assert code_fingerprint(counter) == before == code_fingerprint(Counter(2))
+    assert code_fingerprint(Counter(3)) != before
+
+
 def test_secrets_never_count() -> None:
     assert code_fingerprint(made(Secret("a"))) == code_fingerprint(made(Secret("b")))
 
