@@ -150,6 +150,18 @@ class PipelineResult:
         self._source = source
         self.step_results = StepResults(source.names, source.make)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is now, for another process; what it was made from stays behind."""
+        told = {
+            "run_id": self.run_id,
+            "pipeline_name": self.pipeline_name,
+            "state": self.state,
+            "duration_seconds": self.duration_seconds,
+            "reason": self.reason,
+            "resumed": self.resumed,
+        }
+        return _restored, (told, _Copy.of(self._source))
+
     def __repr__(self) -> str:
         return f"<PipelineResult {self.pipeline_name!r} {self.state} run_id={self.run_id!r}>"
 
@@ -378,3 +390,73 @@ class PipelineResult:
                 for name, result in self.step_results.items()
             },
         }
+
+
+class _Absent:
+    """In the place of a value that a copy does not have."""
+
+
+_ABSENT = _Absent()
+
+
+class _Copy(msgspec.Struct):
+    """What a result can tell without the run that it is the result of."""
+
+    names: dict[str, int]
+    assets: dict[str, int]
+    steps: dict[int, Any]
+    results: dict[int, StepResult]
+    of_nodes: dict[int, Any]
+    of_assets: dict[int, Any]
+    producers: dict[int, tuple[int, ...]]
+    counts: dict[NodeState, int]
+    failed: list[int]
+    durations: list[tuple[float, int]]
+    is_part: bool
+    size: int
+    bars: list[Any]
+
+    @classmethod
+    def of(cls, source: ResultSource) -> _Copy:
+        nodes, assets = source.names.values(), source.assets.values()
+        of_nodes = {index: source.value_of_node(index) for index in nodes}
+        of_assets = {number: source.value_of_asset(number) for number in assets}
+        return cls(
+            names=dict(source.names),
+            assets=dict(source.assets),
+            steps={index: source.step_of(index) for index in nodes},
+            results={index: source.make(index) for index in nodes},
+            of_nodes={index: value for index, value in of_nodes.items() if source.kept(value)},
+            of_assets={at: value for at, value in of_assets.items() if source.kept(value)},
+            producers={number: source.producers_of(number) for number in assets},
+            counts=source.counts(),
+            failed=source.failed(),
+            durations=list(source.durations()),
+            is_part=source.is_part,
+            size=source.size,
+            bars=list(source.bars()),
+        )
+
+    def source(self) -> ResultSource:
+        return ResultSource(
+            names=self.names,
+            assets=self.assets,
+            step_of=self.steps.__getitem__,
+            make=self.results.__getitem__,
+            value_of_node=lambda index: self.of_nodes.get(index, _ABSENT),
+            value_of_asset=lambda number: self.of_assets.get(number, _ABSENT),
+            producers_of=self.producers.__getitem__,
+            kept=lambda value: value is not _ABSENT,
+            stayed=lambda value: False,
+            counts=lambda: dict(self.counts),
+            failed=lambda: list(self.failed),
+            durations=lambda: list(self.durations),
+            is_part=self.is_part,
+            states=lambda: {name: self.results[at].status for name, at in self.names.items()},
+            size=self.size,
+            bars=lambda: list(self.bars),
+        )
+
+
+def _restored(told: dict[str, Any], copy: _Copy) -> PipelineResult:
+    return PipelineResult(**told, source=copy.source())

@@ -16,6 +16,7 @@ from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.deaths import Death, worker_died
 from asyncflow.lanes.process.functions import FunctionTable
 from asyncflow.lanes.process.guardian import Guardian
+from asyncflow.lanes.process.nests import Nests
 from asyncflow.lanes.process.payload import Parcel, discard, pack, unpack
 from asyncflow.lanes.process.raised import rebuild
 from asyncflow.lanes.process.worker_handle import WorkerHandle
@@ -75,6 +76,7 @@ class ProcessLane(Lane):
         self._waiting = 0  # workers whose calls only wait for their nests
         self._lost: set[WorkerHandle] = set()
         self._functions = FunctionTable()
+        self._nests = Nests(loop)
         self._guardian = Guardian()
         self._gone = asyncio.Event()
         self._closed = False
@@ -199,6 +201,10 @@ class ProcessLane(Lane):
         elif kind is wire.Recalled:
             for number in frame.numbers:
                 self._move(worker, number)
+        elif kind is wire.Ask:
+            self._nests.asked(worker, frame)
+        elif kind is wire.Withdraw:
+            self._nests.withdrawn(worker, frame.ticket)
         elif kind is wire.Hello:
             worker.started = True
             if worker.calls:
@@ -288,6 +294,7 @@ class ProcessLane(Lane):
     def _died(self, worker: WorkerHandle, death: Death) -> None:
         """A worker has ended, and all that it had sent was told."""
         self._guardian.forget(worker.pid)
+        self._nests.forget(worker)
         self._forget(worker)
         self._ending.discard(worker)
         self._lost.discard(worker)
@@ -403,6 +410,7 @@ class ProcessLane(Lane):
         for worker in (*self._workers, *self._ending, *self._lost):
             calls, worker.calls = worker.calls, {}
             worker.end_now()
+            self._nests.forget(worker)
             self._guardian.forget(worker.pid)
             for call in calls.values():
                 self._loop.call_soon(self._cancel_dead, call)

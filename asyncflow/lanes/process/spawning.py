@@ -24,7 +24,8 @@ import importlib.util as util, types
 spec = util.find_spec("asyncflow")
 front = util.module_from_spec(spec)
 def load(name):
-    if name.startswith("__") or name != "step" and util.find_spec("asyncflow." + name):
+    # A module of the package is no reason; "step" is one and a public name as well.
+    if name.startswith("__") or (name != "step" and util.find_spec("asyncflow." + name)):
         raise AttributeError(name)
     del front.__getattr__
     spec.loader.exec_module(front)

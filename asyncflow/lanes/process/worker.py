@@ -8,6 +8,7 @@ busy the main thread is.
 from __future__ import annotations
 
 import contextvars
+import functools
 import inspect
 import os
 import pickle
@@ -22,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 from asyncflow.lanes import flow
 from asyncflow.lanes.process import wire
-from asyncflow.lanes.process.control import RemoteControl
 from asyncflow.lanes.process.hygiene import Hygiene
 from asyncflow.lanes.process.payload import Parcel, discard, pack, plain_dumps, unpack
 from asyncflow.lanes.process.streams import Streams
@@ -30,6 +30,8 @@ from asyncflow.pickling import here
 
 if TYPE_CHECKING:
     import asyncio
+
+    from asyncflow.lanes.process.control import Asked, RemoteControl
 
 __all__ = ["Worker", "main"]
 
@@ -253,6 +255,8 @@ class Worker:
                     self._loop.call_soon_threadsafe(self._task.cancel)
         elif isinstance(frame, wire.Recall):
             self._recall(frame.numbers)
+        elif isinstance(frame, wire.Answer):
+            self.asked.answer(frame, self._control)
 
     def _recall(self, numbers: list[int]) -> None:
         with self._lock:
@@ -275,7 +279,20 @@ class Worker:
 
     def control(self) -> RemoteControl:
         """What the context of the call that is being made needs."""
+        from asyncflow.lanes.process.control import RemoteControl
+
         return RemoteControl(self, self._current)
+
+    @functools.cached_property
+    def asked(self) -> Asked:
+        """What calls have asked the host for."""
+        from asyncflow.lanes.process.control import Asked
+
+        return Asked(self)
+
+    def dumps(self, value: Any, take: Any = None) -> bytes:
+        """Pickle something for the host."""
+        return result_dumps(value, take)
 
     def is_cancelled(self, number: int) -> bool:
         """Whether a call was told to stop."""
