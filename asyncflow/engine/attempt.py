@@ -94,7 +94,7 @@ class Attempt(Call, eq=False):
     postponed: bool = False
     waits: int = 0
     nest: dict[int, None] | None = None
-    nested_runs: set[asyncio.Future[Any]] | None = None
+    nested_runs: dict[asyncio.Future[Any], None] | None = None
     retake: Retake | None = None
     progress: tuple[float, float | None, str | None] | None = None
 

@@ -176,7 +176,7 @@ class Nesting:
         """Cancel what an attempt asked for and has not got."""
         for node in list(attempt.nest or ()):
             self._cancel(attempt.run, node)
-        for run in attempt.nested_runs or ():
+        for run in list(attempt.nested_runs or ()):
             run.cancel()
 
     def _cancel(self, run: RunRecord, node: int) -> None:
@@ -239,11 +239,11 @@ class Nesting:
         full = self._name(attempt, name, key)
         attempt.run.nested_names.add(full)
         if attempt.nested_runs is None:
-            attempt.nested_runs = set()
+            attempt.nested_runs = {}
         self.enter(attempt)
         # A task of its own: a thread that waits for it is not there to be cancelled.
         running = asyncio.ensure_future(launch(depth, full))
-        attempt.nested_runs.add(running)
+        attempt.nested_runs[running] = None
         try:
             return await running
         except asyncio.CancelledError:
@@ -253,7 +253,7 @@ class Nesting:
                 raise
             raise _stopped(attempt, name) from None
         finally:
-            attempt.nested_runs.discard(running)
+            attempt.nested_runs.pop(running, None)
             await self.leave(attempt)
 
     def _refuse_late(self, attempt: Attempt, name: str) -> None:

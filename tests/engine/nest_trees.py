@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from asyncflow import Pipeline, Runtime, Step, StepContext, step
 
-__all__ = ["Account", "Boom", "Calls", "Machine", "Tree", "fitted", "make_step", "trees"]
+__all__ = ["UNIT", "Account", "Boom", "Calls", "Machine", "Tree", "fitted", "make_step", "trees"]
 
 UNIT = 2**20
 

@@ -7,9 +7,19 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncflow import Pipeline
+from asyncflow import Pipeline, Runtime
 from asyncflow.errors import CapacityError
-from tests.engine.nest_trees import Account, Boom, Machine, Tree, fitted, make_step, trees
+from asyncflow.testing import VirtualRuntime
+from tests.engine.nest_trees import (
+    UNIT,
+    Account,
+    Boom,
+    Machine,
+    Tree,
+    fitted,
+    make_step,
+    trees,
+)
 from tests.virtual_time import run_virtually
 
 MACHINES = st.builds(
@@ -89,6 +99,31 @@ def test_a_tree_that_is_cancelled_midway_leaves_nothing(
             account.check_end()
 
     run_virtually(main())
+
+
+@given(
+    tree=trees(cpus=CPUS, memory=MEMORY, gpu=HALVES),
+    seed=st.integers(0, 1_000),
+    seconds=st.none() | st.floats(0, 8, allow_nan=False),
+)
+def test_the_same_seed_gives_the_same_log_also_of_nests_and_of_cancels(
+    tree: Tree, seed: int, seconds: float | None
+) -> None:
+    def log() -> bytes:
+        virtual = VirtualRuntime(seed, cpus=2, gpus=2, memory=4 * UNIT, max_threads=2)
+
+        async def main(runtime: Runtime) -> None:
+            root = make_step(tree, Account(runtime))
+            run = await runtime.start(Pipeline("p").add_step(root, "root", {"tree": tree}))
+            if seconds is not None:
+                await asyncio.sleep(seconds)
+                await run.cancel()
+            await run.result()
+
+        virtual.run_async(main)
+        return virtual.event_log()
+
+    assert log() == log()
 
 
 @given(
