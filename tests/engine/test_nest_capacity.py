@@ -214,6 +214,24 @@ async def test_steps_that_nest_do_not_need_a_thread_each_however_many_there_are(
 
 
 @virtual_time
+async def test_of_threads_that_wait_for_their_nests_only_some_are_replaced() -> None:
+    @step
+    async def slow(number: int) -> None:
+        await asyncio.sleep(1)
+
+    @step
+    def parent(number: int, context: StepContext) -> int:
+        context.call_sync(slow, number)
+        return threading.active_count()
+
+    before = threading.active_count()
+    async with Runtime(max_threads=2) as runtime:
+        pipeline = Pipeline("p", steps=[numbers]).add_step(parent, map="numbers")
+        result = await pipeline.run(runtime=runtime)
+    assert 64 <= max(result["parent"]) - before <= 64 + 2
+
+
+@virtual_time
 async def test_no_more_threads_are_at_work_than_allowed_once_a_nest_has_ended() -> None:
     lock, together = threading.Lock(), Together()
 
@@ -289,7 +307,15 @@ async def test_what_was_started_ends_before_more_is_started() -> None:
 
 @virtual_time
 async def test_a_step_that_asks_for_more_while_it_waits_for_its_cpus_lends_them_again() -> None:
-    """On one CPU: it would hold the CPU that the second of its calls waits for."""
+    """On one CPU: it would hold the CPU that the second of its calls waits for.
+
+    The first call ends at 1 s, but ``other`` takes the CPU then and has it until 6 s. At 1.5 s
+    the second call comes, while the step waits for its CPU because of the first.
+    """
+
+    @step
+    async def delay() -> None:
+        await asyncio.sleep(0.5)
 
     @step(resources={"cpu": 1})
     async def work(seconds: float) -> float:
@@ -306,7 +332,8 @@ async def test_a_step_that_asks_for_more_while_it_waits_for_its_cpus_lends_them_
         return [float(value) for value in found]
 
     async with Runtime(max_cpus=1) as runtime:
-        pipeline = Pipeline("p").add_step(parent).add_step(work, "other", {"seconds": 5})
+        pipeline = Pipeline("p", steps=[parent, delay])
+        pipeline.add_step(work, "other", {"seconds": 5}, after=["delay"])
         result = await pipeline.run(runtime=runtime)
         assert result["parent"] == [1.0, 1.5]
         assert runtime._scheduler is not None

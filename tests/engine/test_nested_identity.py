@@ -405,6 +405,29 @@ async def test_a_thread_that_waits_for_its_nest_is_cancelled_at_once(how: str) -
 
 
 @virtual_time
+async def test_a_step_in_a_run_that_drains_may_still_ask_for_what_it_needs() -> None:
+    """Also for what it has asked for before: on one CPU that waits for another step to end."""
+    work = double.with_options(resources={"cpu": 1}, retry=1)
+
+    @step
+    async def parent(context: StepContext) -> int:
+        before = [context.call(work, number, key=number) for number in (1, 2)]
+        values = await asyncio.gather(*before)
+        return sum(values) + int(await context.call(double, 3))
+
+    @step
+    async def never(parent: int) -> None: ...
+
+    async with Runtime(max_cpus=1) as runtime:
+        async with Pipeline("p", steps=[parent, never]).start(runtime=runtime) as run:
+            await asyncio.sleep(0.5)
+            run.drain_nowait("closing time")
+        result = run.result_now()
+    assert (result["parent"], now()) == (12, 6)
+    assert result.step_results["never"].status == "cancelled"
+
+
+@virtual_time
 async def test_a_step_in_a_runtime_that_drains_may_still_ask_for_what_it_needs() -> None:
     @step
     async def parent(context: StepContext) -> int:

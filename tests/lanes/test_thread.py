@@ -195,6 +195,28 @@ def test_a_thread_that_outlives_its_loop_ends_quietly() -> None:
     assert not call.handle.thread.is_alive()
 
 
+async def test_a_worker_that_a_nest_needed_gives_nobody_a_place_once_its_caller_goes_on(
+    reports: Reports,
+) -> None:
+    lane = make_lane(max_threads=1)
+    held = hold_a_thread()
+    caller = held_call(held, reports)
+    lane.start(caller)
+    await held.begun()
+    assert not lane.has_room()
+    lane.lend(caller.worker)
+    assert lane.has_room()
+    lane.start(make_call(divmod, reports, 17, 5))
+    await reports.wait_for(1)
+    lane.take_back(caller.worker)
+    assert not lane.has_room()
+    held.let_go()
+    await reports.wait_for(2)
+    assert lane.has_room()
+    assert lane.statistics().workers == 1
+    lane.close()
+
+
 STUCK = """
 import asyncio, contextvars, threading
 from asyncflow.lanes.lane import Call
