@@ -413,7 +413,7 @@ async def test_a_step_in_a_run_that_drains_may_still_ask_for_what_it_needs() -> 
     async def parent(context: StepContext) -> int:
         before = [context.call(work, number, key=number) for number in (1, 2)]
         values = await asyncio.gather(*before)
-        return sum(values) + int(await context.call(double, 3))
+        return int(sum(values) + await context.call(double, 3))
 
     @step
     async def never(parent: int) -> None: ...
