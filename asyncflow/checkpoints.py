@@ -62,6 +62,7 @@ class Checkpoint(msgspec.Struct):
     def attach(self, scheduler: Scheduler) -> None:
         """Have the run recorded from now on; one that is over only gives back what was."""
         record, journal = self.record, self.journal
+        journal.memory.teller.run_id = self.run_id
         record.bus.sequence = journal.memory.teller.sequence
         if self.is_over:
             self._give_back()

@@ -14,6 +14,7 @@ from asyncflow.request import RunRequest
 
 if TYPE_CHECKING:
     from asyncflow.checkpoints import Checkpoint, Checkpoints
+    from asyncflow.storage.listing import UnfinishedRun
     from asyncflow.storage.writer import Durability
 
 __all__ = ["KeptRuns"]
@@ -41,6 +42,13 @@ class KeptRuns:
         from asyncflow.checkpoints import Checkpoints
 
         return Checkpoints(self._storage, self._durability)
+
+    def unfinished(self) -> list[UnfinishedRun]:
+        """The runs that were interrupted and that nobody is at work on, oldest first."""
+        from asyncflow.storage.layout import DEFAULT_DIRECTORY
+        from asyncflow.storage.listing import unfinished_runs
+
+        return unfinished_runs(self._storage.directory or DEFAULT_DIRECTORY)
 
     async def open(self, request: RunRequest) -> Checkpoint | None:
         """Open the journal of a run, if it is to be recorded.

@@ -357,6 +357,8 @@ class PipelineResult:
         took = format_seconds(self.duration_seconds)
         lines = [f"{self.pipeline_name}: {self.state} in {took} ({counts})"]
         failed = self._source.failed()
+        if not failed and self.state is RunState.FAILED and self.reason:
+            lines.append(f"  {self.reason}")
         for result in map(self._source.make, failed[:limit]):
             lines.append(
                 f"  {result.step_name}: {result.status} at attempt {result.attempts}: "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +16,14 @@ from asyncflow.engine.bus import Overflow, Subscription
 from asyncflow.engine.explain import explain
 from asyncflow.engine.record import FREED, STAYED, RunRecord
 from asyncflow.engine.scheduler import Scheduler
-from asyncflow.errors import DependencyError, RunTimeout, StepCancelled, text_of
+from asyncflow.errors import (
+    DependencyError,
+    RunTimeout,
+    StepCancelled,
+    StorageError,
+    text_of,
+)
+from asyncflow.events import Event
 from asyncflow.graph.names import nearest
 from asyncflow.graph.node import MISSING
 from asyncflow.result import PipelineResult, ResultSource, StepResult
@@ -27,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["Run", "RunSnapshot", "RunningNode"]
 
 _LOGGER = logging.getLogger("asyncflow")
+# So many recorded events are read in one go beside the loop.
+_PIECE = 256
 _BROKEN = frozenset({FAILED, TIMED_OUT, ABANDONED})
 
 
@@ -112,6 +122,29 @@ class Run:
             ValueError: ``buffer`` or ``overflow`` makes no sense.
         """
         return self._record.bus.subscribe(since, buffer, overflow)
+
+    async def replay_events(self, from_sequence: int = 1) -> AsyncIterator[Event]:
+        """What was recorded of the run so far, from its journal.
+
+        Args:
+            from_sequence: the first event to give.
+
+        Raises:
+            StorageError: the run is not recorded.
+            JournalDamaged: its journal is damaged; the events before that were given.
+        """
+        bus = self._record.bus
+        if self._record.kept_in is None:
+            raise StorageError(
+                f"run {self.id!r} is not recorded; pass checkpoint= or Runtime(directory=…)"
+            )
+        pieces = bus.read(max(0, from_sequence - 1))  # type: ignore[attr-defined]
+        until = bus.sequence
+        while found := await asyncio.to_thread(lambda: list(islice(pieces, _PIECE))):
+            for event in found:
+                if event.sequence > until:
+                    return
+                yield event
 
     def snapshot(self, limit: int = 100) -> RunSnapshot:
         """The run at this moment."""

@@ -44,6 +44,7 @@ from asyncflow.storage.codec import Codec
 if TYPE_CHECKING:
     from asyncflow.checkpoints import Checkpoint
     from asyncflow.storage.codec import Codec
+    from asyncflow.storage.listing import UnfinishedRun
     from asyncflow.storage.writer import Durability
 
 __all__ = [
@@ -301,6 +302,10 @@ class Runtime:
             raise ValueError(f"runs(state=…) takes one of {states}, got {state!r}")
         return [run for run in self._runs if state is None or run.state == state]
 
+    def unfinished(self) -> list[UnfinishedRun]:
+        """The recorded runs that were interrupted, oldest first: what to resume at start-up."""
+        return self._kept.unfinished()
+
     def events(self, *, buffer: int = 1024, overflow: Overflow = "drop_oldest") -> Subscription:
         """The events of all runs from now on, as :meth:`Run.events` gives those of one.
 
@@ -362,11 +367,6 @@ class Runtime:
         if self._supply.lacks_gpus_of(graph):
             await self._supply.find_gpus()
 
-    def _entered_or_closing(self) -> Scheduler:
-        """The scheduler, also while the runtime is being closed: steps still run then."""
-        assert self._scheduler is not None
-        return self._scheduler
-
     async def _run_nested(
         self, pipeline: Startable, inputs: Any, attempt: Attempt, depth: int, name: str
     ) -> PipelineResult:
@@ -408,7 +408,8 @@ class Runtime:
         """
         # What is nested in a run belongs to it, and a run in progress may end before the close.
         nested = within is not None and within[0] is not None
-        scheduler = self._entered_or_closing() if nested else self._entered()
+        scheduler = self._scheduler if nested else self._entered()
+        assert scheduler is not None
         graph = request.graph
         surroundings = surroundings_of(scheduler.loop)
         run_id = request.run_id or surroundings.new_run_id()

@@ -40,7 +40,7 @@ class Host:
             record = run._record
             recorder = record.recorder
             assert recorder is not None
-            await until(lambda: when() and not recorder.pending)
+            await until(lambda: when() and not recorder.is_busy)
             await cut_off(recorder)
             await run.cancel("the host died")
 

@@ -20,8 +20,10 @@ from asyncflow import (
     Runtime,
     Secret,
     StepContext,
+    StorageError,
     step,
 )
+from asyncflow.events import RunStarted
 from tests.recording import Host, cut_off, until
 
 
@@ -592,3 +594,82 @@ async def test_the_usual_directory_is_named_when_it_is_first_used(
     await doubling(host).run(inputs={"number": 1}, run_id="b", checkpoint=True)
     assert ".asyncflow" not in caplog.text
     assert sorted(path.name for path in (tmp_path / ".asyncflow" / "runs").iterdir()) == ["a", "b"]
+
+
+# -- events and what is left to do ---------------------------------------------------------------
+
+
+async def test_a_late_reader_is_told_everything_once(host: Host) -> None:
+    pipeline = diamond(host)
+    async with Runtime(directory=host.directory) as runtime:
+        run = await runtime.start(pipeline, run_id="nightly")
+        early = run.events()
+        seen = [event async for event in early]
+        await run.result()
+        late = [event async for event in run.events()]
+        part = [event async for event in run.events(since=7)]
+        replayed = [event async for event in run.replay_events(8)]
+    assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
+    assert [event.kind for event in seen][0::17] == ["RunStarted", "RunFinished"]
+    assert late == seen
+    assert part == replayed == seen[7:]
+
+
+async def test_a_reader_that_comes_in_the_middle_misses_nothing(host: Host) -> None:
+    pipeline = Pipeline("many")
+
+    @step
+    async def turn() -> None:
+        await asyncio.sleep(0)
+
+    for number in range(300):
+        pipeline.add_step(turn, name=f"turn{number}")
+    async with Runtime(directory=host.directory, max_concurrency=20) as runtime:
+        run = await runtime.start(pipeline, run_id="nightly")
+        await until(lambda: run.snapshot().done > 100)
+        seen = [event.sequence async for event in run.events(buffer=1)]
+    assert seen == list(range(1, len(seen) + 1))
+    assert len(seen) == 2 + 4 * 300
+
+
+async def test_sequences_go_on_over_lives(host: Host) -> None:
+    await host.run(diamond(host, fails=True))
+    async with Runtime(directory=host.directory) as runtime:
+        run = await runtime.start(diamond(host, fails=True), run_id="nightly")
+        await run.result()
+        seen = [event async for event in run.events()]
+    assert [event.sequence for event in seen] == list(range(1, len(seen) + 1))
+    assert [event.kind for event in seen].count("RunFinished") == 2
+    assert [event.resumed for event in seen if isinstance(event, RunStarted)] == [0, 3]
+
+
+async def test_a_run_that_is_not_recorded_has_nothing_to_replay(host: Host) -> None:
+    async with diamond(host).start() as run:
+        with pytest.raises(StorageError, match="is not recorded"):
+            await anext(run.replay_events())
+
+
+async def test_what_was_interrupted_is_listed(host: Host) -> None:
+    @step
+    async def wait(context: StepContext) -> int:
+        host.called("wait")
+        if context.attempt == 1:
+            await asyncio.Event().wait()
+        return 1
+
+    pipeline = Pipeline("waiting", steps=[wait])
+    await diamond(host).run(run_id="done", checkpoint=host.directory)
+    await host.die_in(pipeline, lambda: host.calls["wait"] == 1)
+    async with Runtime(directory=host.directory) as runtime:
+        (left,) = runtime.unfinished()
+        assert (left.run_id, left.pipeline_name) == ("nightly", "waiting")
+        run = await runtime.start(pipeline, run_id=left.run_id)
+        assert runtime.unfinished() == []  # somebody is at work on it
+        assert (await run.result())["wait"] == 1
+        assert runtime.unfinished() == []
+
+
+async def test_where_nothing_was_recorded_nothing_is_left(tmp_path: Path) -> None:
+    async with Runtime(directory=tmp_path / "nothing") as runtime:
+        assert runtime.unfinished() == []
+    assert not (tmp_path / "nothing").exists()

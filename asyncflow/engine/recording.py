@@ -109,6 +109,11 @@ class Recorder:
             acknowledge=self._acknowledge, failed=self._fail, gather=self._gather
         )
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is still to be recorded, or to follow from what was."""
+        return bool(self.pending or self.ending or self._begun)
+
     # -- begins --------------------------------------------------------------------------
 
     def began(self, attempt: Attempt, lane: Lane) -> None:

@@ -367,7 +367,7 @@ class Stopping:
                 self._fail_request(waiting[-1])
             elif self._scheduler.nesting.waiting:
                 continue  # a step that waits for something of its own
-            elif run.recorder is not None and run.recorder.pending:
+            elif run.recorder is not None and run.recorder.is_busy:
                 continue  # the disk is at work
             elif run.begun and not run.is_over and not run.closing:
                 names = [

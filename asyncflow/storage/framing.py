@@ -32,8 +32,10 @@ __all__ = [
     "Chain",
     "Ending",
     "Scan",
+    "WrongHeader",
     "header_of",
     "read_header",
+    "synced_by",
 ]
 
 FORMAT_VERSION: Final = 1
