@@ -113,8 +113,10 @@ class ReplayingSubscription(Subscription):
             self._pieces = self._bus.read(self._cursor)
         pieces = self._pieces
         found = await asyncio.to_thread(lambda: list(islice(pieces, _PIECE)))
-        self._piece.extend(event for event in found if event.sequence <= self._bus.sequence)
-        if len(found) < _PIECE:
+        # What is in the file may not count yet: it is read again when it does.
+        told = [event for event in found if event.sequence <= self._bus.sequence]
+        self._piece.extend(told)
+        if len(told) < _PIECE:
             self._pieces = None
         if begins and not found:
             # After a failure of the disk there are events that are not in the journal.
