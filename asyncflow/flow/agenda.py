@@ -124,6 +124,9 @@ class Agenda:
         if not eligible:
             entry.state = EntryState.IDLE
             return
+        self._queue(entry)
+
+    def _queue(self, entry: Entry) -> None:
         entry.state = EntryState.QUEUED
         self._arrivals += 1
         item = self._key(entry), self._arrivals, entry
@@ -140,19 +143,35 @@ class Agenda:
             return rounds, entry.place
         return random.random() if order == "random" else 0
 
-    def take(self, concurrent: bool) -> Entry | None:
-        """The next entry to be executed, of those on the event loop or of the others."""
+    def take(self, concurrent: bool, only: Callable[[Entry], bool] | None = None) -> Entry | None:
+        """The next entry to be executed, of those on the event loop or of the others.
+
+        Args:
+            only: None is given where the next one is not of this kind.
+        """
         waiting = self._waiting[concurrent]
         if not waiting:
             return None
         if self._left == 0:
             self.cut_short = True
             return None
+        if only is not None and not only(waiting[0][2]):
+            return None
         entry = heapq.heappop(waiting)[2]
         entry.state = EntryState.RUNNING
         if self._left is not None:
             self._left -= 1
         return entry
+
+    def count_waiting(self, concurrent: bool) -> int:
+        """How many wait for a place."""
+        return len(self._waiting[concurrent])
+
+    def put_back(self, entry: Entry) -> None:
+        """An entry was not begun after all."""
+        if self._left is not None:
+            self._left += 1
+        self._queue(entry)
 
     def ended(self, entry: Entry, executed: Iterable[str]) -> None:
         """An entry is over: what was executed has changed its jobs, nothing has not.

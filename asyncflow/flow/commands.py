@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from asyncflow.context import StepContext
 from asyncflow.flow.conditions import IgnoreConditions
 from asyncflow.flow.judging import asking, is_eligible
-from asyncflow.flow.working import Member, hooked, threads_environment
+from asyncflow.flow.working import Errand, Member, Report, hooked, threads_environment
 
 __all__ = ["CommandTask", "exec_command", "run_command", "run_group_command"]
 
@@ -63,18 +64,20 @@ class CommandTask:
         self._cwd_of = cwd_of
 
     async def __call__(
-        self, context: StepContext, jobs: tuple[Any, ...], allowed: tuple[str, ...], ignore: int
-    ) -> tuple[str, ...]:
-        member = self._member
+        self, context: StepContext, errands: tuple[Errand, ...], ignore: int
+    ) -> Report:
+        began, member = time.perf_counter(), self._member
+        (errand,) = errands
+        jobs = errand.jobs
         ask = asking(member.name, jobs)
         if not is_eligible(member.pre, member.post, ask, IgnoreConditions(ignore)):
-            return ()
+            return Report([()], time.perf_counter() - began)
         environment = {**os.environ, **threads_environment(member.omp_num_threads)}
         if context.lease.gpu_ids:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(context.lease.gpu_ids)
         with hooked(member, jobs):
             await run_command(self._command_of(*jobs), self._cwd_of(jobs), environment)
-        return allowed
+        return Report([errand.allowed], time.perf_counter() - began)
 
 
 async def run_command(command: str, cwd: str | None, environment: Mapping[str, str]) -> None:

@@ -33,7 +33,8 @@ from asyncflow.flow.registry import (
     Registry,
 )
 from asyncflow.flow.selecting import Selection, aggregate_named, disjoint, matching, pairs_of
-from asyncflow.flow.session import Session, Settings
+from asyncflow.flow.session import Session
+from asyncflow.flow.steps import Settings
 from asyncflow.graph.compile import Blueprint, compile_graph
 from asyncflow.graph.node import Node
 from asyncflow.request import RunRequest

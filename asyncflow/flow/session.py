@@ -3,59 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import anyio.to_thread
-import msgspec
 
 from asyncflow.context import StepContext
-from asyncflow.flow.agenda import Agenda, Entry, Order
-from asyncflow.flow.aggregates import Aggregate, get_aggregate_id
-from asyncflow.flow.commands import CommandTask, exec_command, run_group_command
-from asyncflow.flow.conditions import IgnoreConditions
-from asyncflow.flow.directives import requirements_of
+from asyncflow.errors import WorkerDied
+from asyncflow.flow.agenda import Agenda, Entry
 from asyncflow.flow.errors import UserOperationError
 from asyncflow.flow.groups import FlowGroup
 from asyncflow.flow.judging import Judge
-from asyncflow.flow.registry import Operation, ProjectHooks
 from asyncflow.flow.selecting import Selection
-from asyncflow.flow.working import CoroutineTask, Member, Task, TaskOnLoop, member_of, stand_in
-from asyncflow.step import Step
+from asyncflow.flow.steps import BatchPace, Settings, StepMaker, runs_on_loop
+from asyncflow.flow.working import Errand, ErrandFailed
 
-__all__ = ["Session", "Settings"]
+__all__ = ["Session"]
 
 _AT_ONCE = 1000  # coroutine operations
 _JUDGED_AT_ONCE = 200
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """How a project is run.
-
-    Args:
-        path, entrypoint: of the project, and of the script that defines it.
-        hooks: of the project.
-        np: how many operations that are no coroutines may run at once; None for one.
-        num: how many groups and operations may be executed in all.
-        num_passes: how often each may be executed on an aggregate; None for any number.
-        order: among those that may run.
-        ignore: conditions that count for nothing.
-        timeout_seconds: for each operation.
-        keep_going: go on after a failure.
-    """
-
-    path: str
-    entrypoint: str
-    hooks: ProjectHooks
-    np: int | None = None
-    num: int | None = None
-    num_passes: int | None = 1
-    order: Order = None
-    ignore: IgnoreConditions = IgnoreConditions.NONE
-    timeout_seconds: float | None = None
-    keep_going: bool = False
 
 
 class Session:
@@ -65,8 +32,10 @@ class Session:
         self._settings = settings
         self._agenda = Agenda(settings.order, settings.num, settings.num_passes)
         self._judge = Judge()
-        self._steps: dict[Any, Step[..., Any]] = {}
-        self._under_way: dict[asyncio.Task[None], Entry] = {}
+        groups = {group.name: group for group, _, _ in selection}
+        self._steps = StepMaker(groups.values(), settings)
+        self._pace = BatchPace()
+        self._under_way: dict[asyncio.Task[None], bool] = {}
         self._over: deque[asyncio.Task[None]] = deque()
         self._something_ended = asyncio.Event()
         self._workers_busy = 0
@@ -76,7 +45,7 @@ class Session:
         self.failures: list[UserOperationError] = []
         self.executed = 0
         for group, aggregate_id, jobs in selection:
-            self._agenda.add(group, aggregate_id, jobs, _runs_on_loop(group))
+            self._agenda.add(group, aggregate_id, jobs, runs_on_loop(group))
 
     @property
     def cut_short(self) -> bool:
@@ -144,14 +113,29 @@ class Session:
 
     def _start_some(self, context: StepContext) -> None:
         while len(self._under_way) < _AT_ONCE and (entry := self._agenda.take(True)):
-            self._start(context, entry)
-        while self._workers_busy < (self._settings.np or 1) and (entry := self._agenda.take(False)):
+            self._start(context, [entry])
+        while self._workers_busy < (self._settings.np or 1) and (batch := self._take_batch()):
             self._workers_busy += 1
-            self._start(context, entry)
+            self._start(context, batch)
 
-    def _start(self, context: StepContext, entry: Entry) -> None:
-        task = asyncio.ensure_future(self._perform(context, entry))
-        self._under_way[task] = entry
+    def _take_batch(self) -> list[Entry]:
+        """What goes to a worker at once: one entry, or several of those that take no time."""
+        first = self._agenda.take(False)
+        if first is None:
+            return []
+        crew = self._steps.crew_of(first)
+        batch = [first]
+        share = self._agenda.count_waiting(False) // (self._settings.np or 1)
+        while len(batch) <= min(share, self._pace.size(crew) - 1):
+            entry = self._agenda.take(False, lambda other: self._steps.crew_of(other) == crew)
+            if entry is None:
+                break
+            batch.append(entry)
+        return batch
+
+    def _start(self, context: StepContext, batch: list[Entry]) -> None:
+        task = asyncio.ensure_future(self._perform(context, batch))
+        self._under_way[task] = batch[0].is_concurrent
         task.add_done_callback(self._note_end)
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
@@ -163,8 +147,7 @@ class Session:
         self._something_ended.clear()
         while self._over:
             task = self._over.popleft()
-            entry = self._under_way.pop(task)
-            if not entry.is_concurrent:
+            if not self._under_way.pop(task):
                 self._workers_busy -= 1
             task.result()
         if self._is_to_stop():
@@ -178,132 +161,67 @@ class Session:
         self._under_way.clear()
         self._over.clear()
 
-    async def _perform(self, context: StepContext, entry: Entry) -> None:
-        settings = self._settings
+    async def _perform(self, context: StepContext, batch: list[Entry]) -> None:
+        crew = self._steps.crew_of(batch[0])
         try:
-            step = self._step_for(entry)
-            given = (
-                tuple(job.id for job in entry.jobs)
-                if isinstance(step.func, Task) and not isinstance(step.func, TaskOnLoop)
-                else entry.jobs
+            step, by_ids = self._steps.step_for(batch[0])
+            errands = tuple(
+                Errand(
+                    entry.group.name,
+                    tuple(job.id for job in entry.jobs) if by_ids else entry.jobs,
+                    self._agenda.allowed(entry),
+                )
+                for entry in batch
             )
-            executed = await context.call(
-                step,
-                given,
-                self._agenda.allowed(entry),
-                int(settings.ignore),
-                key=self._key(entry),
-            )
+            ignore = int(self._settings.ignore)
+            report = await context.call(step, errands, ignore, key=self._key(batch))
+        except ErrandFailed as failed:
+            self._ended(batch, failed.executed)
+            self._failed(batch[len(failed.executed)], failed.__cause__ or failed)
+            self._put_back(batch[len(failed.executed) + 1 :])
+        except WorkerDied as error:
+            if len(batch) == 1:
+                self._failed(batch[0], error)
+            else:
+                # It is not known which of them it was: each is tried by itself.
+                self._pace.one_by_one(crew)
+                self._put_back(batch)
         except Exception as error:  # noqa: BLE001 - a failure is told at the end
-            self._changed.extend(entry.jobs)
-            self._agenda.failed(entry)
-            self.failures.append(_told(entry, error))
-            return
-        self._changed.extend(entry.jobs)
-        self._agenda.ended(entry, executed)
-        self.executed += len(executed)
-
-    def _key(self, entry: Entry) -> str:
-        """Tells calls apart: an entry may be executed again, or found not eligible."""
-        place = entry.group.name, entry.aggregate_id
-        again = self._rounds[place] = self._rounds.get(place, 0) + 1
-        return entry.aggregate_id if again == 1 else f"{entry.aggregate_id}#{again}"
-
-    # -- steps ---------------------------------------------------------------------------
-
-    def _step_for(self, entry: Entry) -> Step[..., Any]:
-        """The step that runs this group with these directives; most entries share one."""
-        group = entry.group
-        of_members = {name: group.directives_of(name, entry.jobs) for name in group.operations}
-        total = group.directives(entry.jobs)
-        key = group.name, repr(sorted(total.items())), _threads_of(of_members)
-        step = self._steps.get(key)
-        if step is None:
-            step = self._steps[key] = self._make_step(group, of_members, total)
-        return step
-
-    def _make_step(
-        self,
-        group: FlowGroup,
-        of_members: Mapping[str, Mapping[str, Any]],
-        total: Mapping[str, Any],
-    ) -> Step[..., Any]:
-        settings = self._settings
-        members = [
-            member_of(operation, settings.hooks, of_members[name]["omp_num_threads"])
-            for name, operation in group.operations.items()
-        ]
-        on_loop = _runs_on_loop(group)
-        func: Any
-        if on_loop:
-            func = TaskOnLoop(settings.path, members)
-        elif (command := self._command_for(group, members, total)) is not None:
-            func = command
-        elif any(member.is_coroutine for member in members):
-            func = CoroutineTask(settings.path, members)
+            self._failed(batch[0], error)
         else:
-            func = Task(settings.path, members)
-        # With an explicit number of workers, those that say nothing about CPUs ask for none.
-        says_np = any(
-            {"np", "nranks", "omp_num_threads"} & group.operation_directives[name].keys()
-            for name in group.operations
-        )
-        counts = says_np or (not on_loop and settings.np is None)
-        return Step(
-            func,
-            name=group.name,
-            resources=requirements_of(total, counts_cpus=counts),
-            timeout=self._timeout(total),
-            lane="inline" if on_loop or isinstance(func, CommandTask) else "process",
-        )
+            self._pace.took(crew, len(batch), report.seconds)
+            self._ended(batch, report.executed)
 
-    def _timeout(self, total: Mapping[str, Any]) -> float | None:
-        walltime = None if total["walltime"] is None else total["walltime"] * 3600
-        given = [s for s in (walltime, self._settings.timeout_seconds) if s is not None]
-        return min(given, default=None)
+    def _ended(self, batch: list[Entry], executed: list[tuple[str, ...]]) -> None:
+        for entry, names in zip(batch, executed, strict=False):
+            self._changed.extend(entry.jobs)
+            self._agenda.ended(entry, names)
+            self.executed += len(names)
 
-    def _command_for(
-        self, group: FlowGroup, members: list[Member], total: Mapping[str, Any]
-    ) -> CommandTask | None:
-        """What runs it as a shell command, where that is what was asked for."""
-        operation = None if len(members) > 1 else next(iter(group.operations.values()))
-        if operation is not None and operation.cmd:
-            return CommandTask(members[0], operation.func, _directory_of(operation))
-        if not (total["executable"] or group.run_options):
-            return None
-        entrypoint, options = self._settings.entrypoint, group.run_options
-        name = group.name if operation is None else operation.name
-        make: Callable[..., str] = run_group_command if operation is None else exec_command
-        return CommandTask(
-            stand_in(name) if operation is None else members[0],
-            lambda *jobs: make(
-                entrypoint, name, get_aggregate_id(jobs), total["executable"], options
-            ),
-            lambda _: None,
-        )
+    def _failed(self, entry: Entry, error: BaseException) -> None:
+        self._changed.extend(entry.jobs)
+        self._agenda.failed(entry)
+        self.failures.append(_told(entry, error))
 
+    def _put_back(self, batch: list[Entry]) -> None:
+        for entry in batch:
+            self._changed.extend(entry.jobs)
+            self._agenda.put_back(entry)
 
-def _threads_of(of_members: Mapping[str, Mapping[str, Any]]) -> tuple[int, ...]:
-    return tuple(values["omp_num_threads"] for values in of_members.values())
-
-
-def _runs_on_loop(group: FlowGroup) -> bool:
-    """Whether all of it are coroutine functions that need no directory of their own."""
-    return bool(group.operations) and all(
-        operation.is_coroutine and not operation.with_job and not operation.cmd
-        for operation in group.operations.values()
-    )
+    def _key(self, batch: list[Entry]) -> str:
+        """Tells calls apart: an entry may be executed again, or found not eligible."""
+        first = batch[0]
+        place = first.group.name, first.aggregate_id
+        again = self._rounds[place] = self._rounds.get(place, 0) + 1
+        key = first.aggregate_id if again == 1 else f"{first.aggregate_id}#{again}"
+        return key if len(batch) == 1 else f"{key}+{len(batch) - 1}"
 
 
 def _asks_nothing(group: FlowGroup) -> bool:
     return not any(op.pre or op.post for op in group.operations.values())
 
 
-def _directory_of(operation: Operation) -> Callable[[Aggregate], str | None]:
-    return lambda jobs: os.fspath(jobs[0].path) if operation.with_job else None
-
-
-def _told(entry: Entry, error: Exception) -> UserOperationError:
+def _told(entry: Entry, error: BaseException) -> UserOperationError:
     if isinstance(error, UserOperationError):
         return error
     failed = UserOperationError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -16,7 +17,16 @@ from asyncflow.flow.conditions import Condition, IgnoreConditions
 from asyncflow.flow.judging import asking, is_eligible
 from asyncflow.flow.registry import Operation, ProjectHooks
 
-__all__ = ["CoroutineTask", "Member", "Task", "TaskOnLoop", "member_of"]
+__all__ = [
+    "CoroutineTask",
+    "Errand",
+    "ErrandFailed",
+    "Member",
+    "Report",
+    "Task",
+    "TaskOnLoop",
+    "member_of",
+]
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -72,48 +82,83 @@ def _project(path: str) -> Any:
     return signac.Project(path)
 
 
+class Errand(msgspec.Struct, frozen=True):
+    """A group to be executed on one aggregate.
+
+    Args:
+        group: its name.
+        jobs: the jobs, or their ids where a worker opens them.
+        allowed: the operations of the group that may be executed, each at most once.
+    """
+
+    group: str
+    jobs: tuple[Any, ...]
+    allowed: tuple[str, ...]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What was executed for each errand, by name, and how long all of it took."""
+
+    executed: list[tuple[str, ...]]
+    seconds: float
+
+
+class ErrandFailed(Exception):
+    """One of several errands failed, as ``__cause__`` says; those before it are done."""
+
+    def __init__(self, executed: list[tuple[str, ...]]) -> None:
+        super().__init__(executed)
+        self.executed = executed
+
+
 class Task:
-    """Executes the eligible operations of a group on one aggregate, one after the other.
+    """Does errands one after the other: in each, what is eligible, in order.
 
     It is the function of a step in the process lane. Conditions are asked right before each
     operation, whatever was found earlier.
 
     Args:
         path: of the project.
-        members: the operations of the group, in order.
+        groups: by name, the operations of each group, in order.
     """
 
-    def __init__(self, path: str, members: Sequence[Member]) -> None:
+    def __init__(self, path: str, groups: Mapping[str, Sequence[Member]]) -> None:
         self._path = path
-        self._members = tuple(members)
+        self._groups = dict(groups)
 
-    def __call__(
-        self, job_ids: tuple[str, ...], allowed: tuple[str, ...], ignore: int
-    ) -> tuple[str, ...]:
-        """Execute what is eligible of the operations that are allowed, each at most once.
+    def __call__(self, errands: tuple[Errand, ...], ignore: int) -> Report:
+        """Do all errands.
 
-        Returns:
-            The names of those that were executed.
+        Raises:
+            Exception: whatever an operation raised, if there was one errand.
+            ErrandFailed: an operation raised, and there were several.
         """
-        jobs = self._jobs(job_ids)
-        executed: list[str] = []
-        while (member := self._next(jobs, allowed, executed, ignore)) is not None:
+        began, executed = time.perf_counter(), list[tuple[str, ...]]()
+        for errand in errands:
+            with _told(executed, errands):
+                executed.append(self._execute(errand, ignore))
+        return Report(executed, time.perf_counter() - began)
+
+    def _execute(self, errand: Errand, ignore: int) -> tuple[str, ...]:
+        jobs = self._open(errand.jobs)
+        done: list[str] = []
+        while (member := self._next(errand, jobs, done, ignore)) is not None:
             with _around(member, jobs):
                 value = member.func(*jobs)
                 if member.cmd:
                     _shell(value)
-            executed.append(member.name)
-        return tuple(executed)
+            done.append(member.name)
+        return tuple(done)
 
-    def _jobs(self, job_ids: Sequence[str]) -> tuple[Any, ...]:
+    def _open(self, job_ids: Sequence[str]) -> tuple[Any, ...]:
         project = _project(self._path)
         return tuple(project.open_job(id=job_id) for job_id in job_ids)
 
     def _next(
-        self, jobs: tuple[Any, ...], allowed: Sequence[str], executed: Sequence[str], ignore: int
+        self, errand: Errand, jobs: tuple[Any, ...], done: Sequence[str], ignore: int
     ) -> Member | None:
-        for member in self._members:
-            if member.name not in allowed or member.name in executed:
+        for member in self._groups[errand.group]:
+            if member.name not in errand.allowed or member.name in done:
                 continue
             ask = asking(member.name, jobs)
             if is_eligible(member.pre, member.post, ask, IgnoreConditions(ignore)):
@@ -122,35 +167,47 @@ class Task:
 
 
 class CoroutineTask(Task):
-    """The same for a group with coroutine functions, on the worker's own event loop."""
+    """The same for groups with coroutine functions, on the worker's own event loop."""
 
     async def __call__(  # type: ignore[override]
-        self, job_ids: tuple[str, ...], allowed: tuple[str, ...], ignore: int
-    ) -> tuple[str, ...]:
-        return await self._execute(self._jobs(job_ids), allowed, ignore)
+        self, errands: tuple[Errand, ...], ignore: int
+    ) -> Report:
+        began, executed = time.perf_counter(), list[tuple[str, ...]]()
+        for errand in errands:
+            with _told(executed, errands):
+                executed.append(await self._execute_all(errand, ignore))
+        return Report(executed, time.perf_counter() - began)
 
-    async def _execute(
-        self, jobs: tuple[Any, ...], allowed: tuple[str, ...], ignore: int
-    ) -> tuple[str, ...]:
-        executed: list[str] = []
-        while (member := self._next(jobs, allowed, executed, ignore)) is not None:
+    async def _execute_all(self, errand: Errand, ignore: int) -> tuple[str, ...]:
+        jobs = self._open(errand.jobs)
+        done: list[str] = []
+        while (member := self._next(errand, jobs, done, ignore)) is not None:
             with _around(member, jobs):
                 value = member.func(*jobs)
                 if isinstance(value, Awaitable):
                     value = await value
                 if member.cmd:
                     _shell(value)
-            executed.append(member.name)
-        return tuple(executed)
+            done.append(member.name)
+        return tuple(done)
 
 
 class TaskOnLoop(CoroutineTask):
     """The same for a group of coroutine functions only, on the caller's event loop."""
 
-    async def __call__(  # type: ignore[override]
-        self, jobs: tuple[Any, ...], allowed: tuple[str, ...], ignore: int
-    ) -> tuple[str, ...]:
-        return await self._execute(jobs, allowed, ignore)
+    def _open(self, jobs: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(jobs)
+
+
+@contextmanager
+def _told(executed: list[tuple[str, ...]], errands: Sequence[Errand]) -> Iterator[None]:
+    """Say what was done before an errand that fails, where there are several."""
+    try:
+        yield
+    except Exception as error:
+        if len(errands) == 1:
+            raise
+        raise ErrandFailed(executed) from error
 
 
 def _shell(command: str) -> None:

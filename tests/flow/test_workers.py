@@ -96,6 +96,63 @@ async def test_threads_are_told_to_the_libraries_of_a_worker(
     assert noted(path) == ["2"]
 
 
+@pytest.mark.parametrize("np", [None, 2])
+async def test_operations_that_take_no_time_go_to_a_worker_together(
+    np: int | None, Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    path = data_space(100)
+
+    @Project.operation
+    def op1(job: Any) -> None:
+        note(path, f"op1 {job.sp.i}")
+
+    @Project.operation
+    def op2(job: Any) -> None:
+        note(path, f"op2 {job.sp.i}")
+
+    result = await Project(path).run(np=np)
+    assert result is not None
+    assert sorted(noted(path)) == sorted(f"op{op} {i}" for op in (1, 2) for i in range(100))
+    # Fewer nodes than operations: each stands for all that went together.
+    assert len(result.step_results) < 200
+
+
+async def test_one_of_those_that_go_together_may_fail(
+    Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    path = data_space(60)
+
+    @Project.operation
+    def op(job: Any) -> None:
+        note(path, str(job.sp.i))
+        if job.sp.i % 20 == 7:
+            raise RuntimeError(f"no paper in {job.sp.i}")
+
+    with pytest.raises(UserOperationError, match="RuntimeError: no paper in") as told:
+        await Project(path).run(keep_going=True)
+    assert sorted(noted(path), key=int) == [str(i) for i in range(60)]
+    assert len(told.value.__notes__) == 2
+
+
+async def test_one_of_those_that_go_together_may_kill_its_process(
+    Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    path = data_space(40)
+
+    @Project.post.isfile("done")
+    @Project.operation
+    def op(job: Any) -> None:
+        if job.sp.i == 25:
+            os.kill(os.getpid(), signal.SIGKILL)
+        note(path, str(job.sp.i))
+        Path(job.fn("done")).touch()
+
+    with pytest.raises(UserOperationError) as told:
+        await Project(path).run(keep_going=True)
+    assert isinstance(told.value.__cause__, WorkerDied)
+    assert sorted(noted(path), key=int) == [str(i) for i in range(40) if i != 25]
+
+
 STAGES = """
     import os
     from asyncflow.flow import FlowProject

@@ -1,0 +1,213 @@
+"""From groups and their directives to the steps that execute them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from asyncflow.flow.agenda import Entry, Order
+from asyncflow.flow.aggregates import Aggregate, get_aggregate_id
+from asyncflow.flow.commands import CommandTask, exec_command, run_group_command
+from asyncflow.flow.conditions import IgnoreConditions
+from asyncflow.flow.directives import requirements_of
+from asyncflow.flow.groups import FlowGroup
+from asyncflow.flow.registry import Operation, ProjectHooks
+from asyncflow.flow.working import CoroutineTask, Member, Task, TaskOnLoop, member_of, stand_in
+from asyncflow.step import Step
+
+__all__ = ["BatchPace", "Settings", "StepMaker", "runs_on_loop"]
+
+_BATCH_SECONDS = 0.005
+_LARGEST_BATCH = 64
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How a project is run.
+
+    Args:
+        path, entrypoint: of the project, and of the script that defines it.
+        hooks: of the project.
+        np: how many operations that are no coroutines may run at once; None for one.
+        num: how many groups and operations may be executed in all.
+        num_passes: how often each may be executed on an aggregate; None for any number.
+        order: among those that may run.
+        ignore: conditions that count for nothing.
+        timeout_seconds: for each operation.
+        keep_going: go on after a failure.
+    """
+
+    path: str
+    entrypoint: str
+    hooks: ProjectHooks
+    np: int | None = None
+    num: int | None = None
+    num_passes: int | None = 1
+    order: Order = None
+    ignore: IgnoreConditions = IgnoreConditions.NONE
+    timeout_seconds: float | None = None
+    keep_going: bool = False
+
+
+class _Kind(NamedTuple):
+    """What decides about the step of a group for some jobs."""
+
+    of_members: Mapping[str, Mapping[str, Any]]
+    total: Mapping[str, Any]
+    says_np: bool
+
+
+class StepMaker:
+    """The steps of a session, each made once.
+
+    Groups of plain functions that ask for the same are a *crew*: one function in the workers
+    serves all of them, and several of their entries may go to a worker at once.
+    """
+
+    def __init__(self, groups: Iterable[FlowGroup], settings: Settings) -> None:
+        self._settings = settings
+        self._steps: dict[Hashable, tuple[Step[..., Any], bool]] = {}
+        self._crews: dict[str, Hashable] = {}
+        self._members_of_crew: dict[Hashable, dict[str, list[Member]]] = {}
+        self._tasks: dict[Hashable, Task] = {}
+        for group in groups:
+            if group.operations and group.has_constant_directives():
+                self._enlist(group)
+
+    def crew_of(self, entry: Entry) -> Hashable:
+        """The crew of an entry's group; one of its own where it goes alone."""
+        return self._crews.get(entry.group.name, entry)
+
+    def step_for(self, entry: Entry) -> tuple[Step[..., Any], bool]:
+        """The step for an entry, and whether it is given ids of jobs instead of jobs."""
+        group = entry.group
+        key: Hashable = group.name
+        if not group.has_constant_directives():
+            kind = self._kind(group, entry.jobs)
+            key = group.name, repr(sorted(kind.total.items())), repr(kind.of_members)
+        found = self._steps.get(key)
+        if found is None:
+            found = self._steps[key] = self._make(group, self._kind(group, entry.jobs))
+        return found
+
+    def _enlist(self, group: FlowGroup) -> None:
+        kind = self._kind(group, ())
+        if (
+            runs_on_loop(group)
+            or self._is_command(group, kind.total)
+            or any(operation.is_coroutine for operation in group.operations.values())
+            or self._timeout(kind.total) is not None
+            or kind.total["ngpu"]
+        ):
+            return
+        crew = self._crews[group.name] = repr(self._requirements(group, kind))
+        self._members_of_crew.setdefault(crew, {})[group.name] = self._members(group, kind)
+
+    def _kind(self, group: FlowGroup, jobs: Aggregate) -> _Kind:
+        says_np = any(
+            not {"np", "nranks", "omp_num_threads"}.isdisjoint(directives)
+            for directives in group.operation_directives.values()
+        )
+        of_members = {name: group.directives_of(name, jobs) for name in group.operations}
+        return _Kind(of_members, group.directives(jobs), says_np)
+
+    def _members(self, group: FlowGroup, kind: _Kind) -> list[Member]:
+        hooks = self._settings.hooks
+        return [
+            member_of(operation, hooks, kind.of_members[name]["omp_num_threads"])
+            for name, operation in group.operations.items()
+        ]
+
+    def _requirements(self, group: FlowGroup, kind: _Kind) -> Any:
+        # With an explicit number of workers, those that say nothing about CPUs ask for none.
+        counts = kind.says_np or (not runs_on_loop(group) and self._settings.np is None)
+        return requirements_of(kind.total, counts_cpus=counts)
+
+    def _timeout(self, total: Mapping[str, Any]) -> float | None:
+        walltime = None if total["walltime"] is None else total["walltime"] * 3600
+        given = [s for s in (walltime, self._settings.timeout_seconds) if s is not None]
+        return min(given, default=None)
+
+    def _make(self, group: FlowGroup, kind: _Kind) -> tuple[Step[..., Any], bool]:
+        func = self._function(group, kind)
+        on_loop = isinstance(func, TaskOnLoop | CommandTask)
+        step: Step[..., Any] = Step(
+            func,
+            name=group.name,
+            resources=self._requirements(group, kind),
+            timeout=self._timeout(kind.total),
+            lane="inline" if on_loop else "process",
+        )
+        return step, not on_loop
+
+    def _function(self, group: FlowGroup, kind: _Kind) -> Callable[..., Any]:
+        path, members = self._settings.path, self._members(group, kind)
+        if runs_on_loop(group):
+            return TaskOnLoop(path, {group.name: members})
+        if self._is_command(group, kind.total):
+            return self._command(group, members, kind.total)
+        if any(member.is_coroutine for member in members):
+            return CoroutineTask(path, {group.name: members})
+        crew = self._crews.get(group.name)
+        if crew is None:
+            return Task(path, {group.name: members})
+        if crew not in self._tasks:
+            self._tasks[crew] = Task(path, self._members_of_crew[crew])
+        return self._tasks[crew]
+
+    def _is_command(self, group: FlowGroup, total: Mapping[str, Any]) -> bool:
+        if total["executable"] or group.run_options:
+            return True
+        return [operation.cmd for operation in group.operations.values()] == [True]
+
+    def _command(
+        self, group: FlowGroup, members: list[Member], total: Mapping[str, Any]
+    ) -> CommandTask:
+        operation = None if len(members) > 1 else next(iter(group.operations.values()))
+        if operation is not None and operation.cmd:
+            return CommandTask(members[0], operation.func, _directory_of(operation))
+        name = group.name if operation is None else operation.name
+        make: Callable[..., str] = run_group_command if operation is None else exec_command
+        entrypoint, options = self._settings.entrypoint, group.run_options
+        return CommandTask(
+            stand_in(name) if operation is None else members[0],
+            lambda *jobs: make(
+                entrypoint, name, get_aggregate_id(jobs), total["executable"], options
+            ),
+            lambda _: None,
+        )
+
+
+class BatchPace:
+    """How many entries of a crew go to a worker at once: more while they take no time."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[Hashable, int] = {}
+        self._alone: set[Hashable] = set()
+
+    def size(self, crew: Hashable) -> int:
+        """At most so many; 1 until it is known how long they take."""
+        return 1 if crew in self._alone or isinstance(crew, Entry) else self._sizes.get(crew, 1)
+
+    def took(self, crew: Hashable, count: int, seconds: float) -> None:
+        """So many took so long in a worker."""
+        fitting = int(_BATCH_SECONDS / max(seconds / count, 1e-6))
+        self._sizes[crew] = max(1, min(fitting, 2 * self.size(crew), _LARGEST_BATCH))
+
+    def one_by_one(self, crew: Hashable) -> None:
+        """From now on each goes alone."""
+        self._alone.add(crew)
+
+
+def runs_on_loop(group: FlowGroup) -> bool:
+    """Whether all of it are coroutine functions that need no directory of their own."""
+    return bool(group.operations) and all(
+        operation.is_coroutine and not operation.with_job and not operation.cmd
+        for operation in group.operations.values()
+    )
+
+
+def _directory_of(operation: Operation) -> Callable[[Aggregate], str | None]:
+    return lambda jobs: os.fspath(jobs[0].path) if operation.with_job else None
