@@ -13,6 +13,7 @@ import typer
 
 from asyncflow import __version__
 from asyncflow.blocking import run_blocking
+from asyncflow.cli import housekeeping
 from asyncflow.cli.attended import Order, attend, make_runtime, tell
 from asyncflow.cli.endings import ExitCode, end, log_to_stderr, sentences
 from asyncflow.cli.event_stream import claim_stdout
@@ -235,3 +236,12 @@ def doctor(
 
 
 add_commands(app)
+app.add_typer(housekeeping.cache)
+runs = typer.Typer(
+    name="runs",
+    help="Look after the records of runs.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+runs.command("prune")(housekeeping.prune_runs)
+app.add_typer(runs)
