@@ -125,7 +125,11 @@ def format_seconds(seconds: float) -> str:
     Example:
         >>> format_seconds(0.01234), format_seconds(2.5), format_seconds(2903.4)
         ('0.0123 s', '2.5 s', '2,903 s')
+        >>> format_seconds(0.0000123)
+        '0.0123 ms'
     """
+    if 0 < seconds < 0.001:
+        return f"{1000 * seconds:.3g} ms"
     return f"{seconds:,.0f} s" if seconds >= 999.5 else f"{seconds:.3g} s"
 
 

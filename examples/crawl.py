@@ -8,7 +8,8 @@ page, as they come; what stays in memory are the addresses already seen. A serve
 The site is served by this program itself, on a free port of 127.0.0.1: pages that link to
 three more and back, in which every seventh refuses the first time it is asked for.
 
-Run it with ``python -m examples.crawl --pages 10000 --out pages.jsonl``.
+Run it with ``python -m examples.crawl --pages 10000 --out pages.jsonl``. It needs the extra
+``[examples]``.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ browser that asked for it goes away. All runs fetch through one HTTP client, a s
 runtime. The lifespan of the application opens both, and at shutdown gives runs in progress
 time to end.
 
-Run it with ``uvicorn examples.web_service:app``, then::
+It needs the extra ``[examples]``. Run it with ``uvicorn examples.web_service:app``, then::
 
     curl -X POST localhost:8000/runs -H 'content-type: application/json' \\
          -d '{"urls": ["http://localhost:8000/openapi.json"]}'
