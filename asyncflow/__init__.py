@@ -24,6 +24,7 @@ from asyncflow.errors import (
 )
 from asyncflow.failure import RunFailure
 from asyncflow.graph.grouping import Group, StepGroup
+from asyncflow.limits import Rate
 from asyncflow.pipeline.executor import ParallelExecutor
 from asyncflow.pipeline.parallel import parallel_map
 from asyncflow.pipeline.pipeline import Pipeline
@@ -59,6 +60,7 @@ __all__ = [
     "ParallelExecutor",
     "Pipeline",
     "PipelineResult",
+    "Rate",
     "RemoteError",
     "ResourceLost",
     "ResourceRequirements",

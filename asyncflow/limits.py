@@ -52,7 +52,7 @@ class Rate(msgspec.Struct, frozen=True):
     """
 
     n: int
-    per_seconds: float = 1.0
+    per_seconds: float | timedelta = 1.0
     burst: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +62,12 @@ class Rate(msgspec.Struct, frozen=True):
         if self.burst is not None:
             _check_count("Rate(burst=…)", self.burst, least=1)
         set_field("burst", self.n if self.burst is None else self.burst)
+
+    @property
+    def window_seconds(self) -> float:
+        """``per_seconds`` as a number."""
+        assert isinstance(self.per_seconds, float)
+        return self.per_seconds
 
     @property
     def most(self) -> int:
@@ -75,7 +81,7 @@ class Rate(msgspec.Struct, frozen=True):
         return self.burst if self.n and self.burst is not None else 0
 
     def __str__(self) -> str:
-        per = "second" if self.per_seconds == 1 else f"{self.per_seconds:g} s"
+        per = "second" if self.per_seconds == 1 else f"{self.window_seconds:g} s"
         spread = "" if self.burst == self.n else f", {self.burst} at once"
         return f"{self.n} per {per}{spread}"
 
@@ -103,8 +109,8 @@ def _seconds_of(value: Any) -> float:
 # -- what a step takes -------------------------------------------------------------------
 
 
-def limits_of(value: Any) -> Keys | Callable[..., Any] | None:
-    """What ``@step(limits=…)`` was given: keys and weights, or what works them out; or None.
+def limits_of(value: Any) -> dict[str, int] | Callable[..., Any] | None:
+    """What ``@step(limits=…)`` was given: weights by key, or what works them out; or None.
 
     Raises:
         TypeError, ValueError: it is neither, or a weight makes no sense.
@@ -115,7 +121,7 @@ def limits_of(value: Any) -> Keys | Callable[..., Any] | None:
         if inspect.iscoroutinefunction(value):
             raise TypeError("takes a function that is no coroutine function: it is called often")
         return value  # type: ignore[no-any-return]
-    return keys_of(value) or None
+    return dict(keys_of(value)) or None
 
 
 def keys_of(value: Any) -> Keys:

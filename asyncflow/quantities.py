@@ -6,7 +6,9 @@ import difflib
 import math
 import operator
 import re
+import sys
 from collections.abc import Iterable
+from datetime import timedelta
 from fractions import Fraction
 from typing import SupportsIndex
 
@@ -17,6 +19,7 @@ __all__ = [
     "format_seconds",
     "parse_bytes",
     "parse_cpu",
+    "seconds_of",
 ]
 
 _LARGEST = 2**62
@@ -43,6 +46,22 @@ def at_least_one(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} takes a whole number of 1 or more, got {value!r}")
     return value
+
+
+def seconds_of(value: float | timedelta | None) -> float | None:
+    """Seconds from a number or a timedelta; None stays None.
+
+    Raises:
+        ValueError: it is not a finite number above 0.
+    """
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise ValueError(f"takes seconds or a timedelta, got {value!r}")
+    if not 0 < seconds <= sys.float_info.max:
+        raise ValueError(f"takes finite seconds above 0, got {value!r}; leave it out for none")
+    return float(seconds)
 
 
 def parse_cpu(value: str | int | float) -> int:

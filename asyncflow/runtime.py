@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from asyncflow.ambient import AMBIENT, RUN, ambient_runtime, calling_attempt, calling_run
+from asyncflow.closing import end_all
 from asyncflow.engine.admission import Admission
+from asyncflow.engine.admitting import admit_run
 from asyncflow.engine.attempt import Attempt
 from asyncflow.engine.bus import Overflow, RuntimeBus, Subscription
 from asyncflow.engine.capacity import Capacity
 from asyncflow.engine.gpus import GpuProbe
 from asyncflow.engine.limiter import Limiter
-from asyncflow.engine.process_steps import admit_processes
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.remaining import ordering
 from asyncflow.engine.scheduler import Scheduler
@@ -28,11 +29,12 @@ from asyncflow.engine.settings import (
 )
 from asyncflow.engine.stored import StorageSettings
 from asyncflow.engine.surroundings import clock_of, new_run_id, surroundings_of
-from asyncflow.errors import CapacityError, GraphError
+from asyncflow.errors import GraphError
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.outside import outside_values
 from asyncflow.kept_runs import KeptRuns
 from asyncflow.lanes.lane import CURRENT
+from asyncflow.limits import Definitions, Limit
 from asyncflow.owned_runs import OwnedRuns
 from asyncflow.quantities import at_least_one
 from asyncflow.request import FailurePolicy, RunRequest, Startable, nested_request
@@ -83,6 +85,8 @@ class Runtime:
             above the machine is always refused.
         labels: labels of this machine, for ``NodeAffinity(required=…)``.
         taints: taints of this machine, which steps must tolerate.
+        limits: the keys that ``@step(limits=…)`` may name: how many attempts hold one at once, or
+            a :class:`Rate`. A ``*`` stands for any text, and each text has its own.
         directory: where runs are recorded, so that they can be resumed, and results cached.
             None records only runs that ask for it, and caches in ``.asyncflow`` in the working
             directory.
@@ -127,6 +131,7 @@ class Runtime:
         oversized: Oversized = "clamp",
         labels: Mapping[str, str] | None = None,
         taints: Sequence[str] = (),
+        limits: Mapping[str, Limit] | None = None,
         directory: str | os.PathLike[str] | None = None,
         codecs: Sequence[Codec] = (),
         pickle_key: bytes | str | os.PathLike[str] | None = None,
@@ -142,7 +147,9 @@ class Runtime:
         self.max_threads = at_least_one(
             "max_threads", DEFAULT_THREADS if max_threads is None else max_threads
         )
-        self._supply = supply_of(max_cpus, max_memory, max_gpus, labels, taints, oversized)
+        self._supply = supply_of(
+            max_cpus, max_memory, max_gpus, labels, taints, oversized, Definitions(limits)
+        )
         self.max_processes = DEFAULT_PROCESSES
         self._grace_seconds = grace_seconds_of(grace_seconds)
         self._max_abandoned = at_least_one("max_abandoned", max_abandoned)
@@ -209,38 +216,11 @@ class Runtime:
         if scheduler is None or self._closed:
             return
         self._closed = True
-        cancelled: asyncio.CancelledError | None = None
-        if drain_seconds > 0 and scheduler.runs:
-            try:
-                await self._drain(scheduler, drain_seconds)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        records = list(scheduler.runs.values())
-        for record in records:
-            scheduler.stopping.stop(record, RunState.CANCELLED, "the runtime was closed")
-        for record in records:
-            try:
-                await Run(scheduler, record).wait_shielded()
-            except asyncio.CancelledError as error:
-                cancelled = error
-        await scheduler.losses.aclose()
-        await scheduler.caching.aclose()
-        for lane in scheduler.lanes.values():
-            await lane.finish()
-            lane.close()
-        if self._bus is not None:
-            self._bus.close()
-        if cancelled is not None:
-            raise cancelled
-
-    async def _drain(self, scheduler: Scheduler, seconds: float) -> None:
         try:
-            async with asyncio.timeout(seconds):
-                # Runs that are in progress may begin others, nested in them.
-                while scheduler.runs:
-                    await Run(scheduler, next(iter(scheduler.runs.values()))).wait()
-        except TimeoutError:
-            return
+            await end_all(scheduler, drain_seconds)
+        finally:
+            if self._bus is not None:
+                self._bus.close()
 
     def _get_limiter(self) -> Limiter:
         return self._supply.limiter
@@ -440,7 +420,7 @@ class Runtime:
             record.ordering = ordering(record, self._expected_seconds, surroundings.tie)
         for name, value in request.given.items():
             record.values[graph.assets[name]] = value
-        self._admit(record)
+        admit_run(record, self._supply)
         run = Run(scheduler, record)
         if request.timeout_seconds is not None:
             run.set_timeout(request.timeout_seconds)
@@ -453,19 +433,23 @@ class Runtime:
         surroundings.launched(record)
         return run
 
-    def _admit(self, record: RunRecord) -> None:
-        graph = record.graph
-        if record.backend == "process" or "process" in graph.units.lanes:
-            admit_processes(record)
-        if not graph.units.resources and not self._supply.taints:
-            return
-        admission = self._supply.check(graph, record.lane_of, record.process_cpu_millis)
-        if admission.refusals:
-            faults = [f"step {name!r}: {why}" for name, why in admission.refusals.items()]
-            raise CapacityError(f"pipeline {graph.name!r} cannot run here: {' '.join(faults)}")
-        record.demands = admission.demands
-        record.warnings += [f"step {name!r}: {why}" for name, why in admission.clamped.items()]
-        record.warnings += self._supply.faults_for(graph)
+    def set_limit(self, name: str, limit: Limit) -> None:
+        """Give a key of ``limits`` another limit of its kind, from now on.
+
+        What is held stays held. With 0 nothing starts that needs it, until the next change.
+
+        Args:
+            name: as it was defined, a pattern included.
+            limit: a number, or a :class:`Rate` where it was one.
+
+        Raises:
+            KeyError: no such key is defined.
+            TypeError, ValueError: the limit makes no sense, or is of the other kind.
+        """
+        scheduler = self._scheduler
+        self._supply.set_limit(name, limit, None if scheduler is None else scheduler.clock())
+        if scheduler is not None:
+            scheduler.ask_again()
 
     def check(self, graph: Graph) -> Admission:
         """Which requests of a graph this runtime would clamp or refuse.

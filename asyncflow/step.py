@@ -16,6 +16,8 @@ import msgspec
 from asyncflow.context import StepContext
 from asyncflow.errors import GraphError
 from asyncflow.failure import RunFailure
+from asyncflow.limits import Keys, StepLimits, keys_of, limits_of
+from asyncflow.quantities import seconds_of
 from asyncflow.resources import ResourceRequirements
 from asyncflow.retry import NEVER, Retry
 
@@ -47,6 +49,7 @@ class StepOptions(TypedDict, total=False):
     condition: Condition | None
     cache: Cache
     when: When
+    limits: StepLimits
     lane: LaneName | None
     tags: Iterable[str]
 
@@ -84,6 +87,7 @@ class Step(Generic[P, R]):
         "func",
         "inputs",
         "lane",
+        "limits",
         "name",
         "outputs",
         "resources",
@@ -117,6 +121,7 @@ class Step(Generic[P, R]):
         self.condition = self._checked("condition", _condition_of, options.get("condition"))
         self.cache = self._checked("cache", self._cache_of, options.get("cache", False))
         self.when = self._checked("when", _when_of, options.get("when", "success"))
+        self.limits = self._checked("limits", limits_of, options.get("limits"))
         self.lane = self._checked("lane", _lane_of, options.get("lane"))
         self.tags = self._checked("tags", _tags_of, options.get("tags", ()))
         functools.update_wrapper(self, func, updated=())
@@ -190,6 +195,16 @@ class Step(Generic[P, R]):
     def condition_parameters(self) -> tuple[Parameter, ...]:
         """The condition's parameters in order; none without a condition."""
         return () if self.condition is None else parameters_of(self.condition)
+
+    @functools.cached_property
+    def limits_parameters(self) -> tuple[Parameter, ...]:
+        """The parameters of the function that works its limits out; none without one."""
+        return parameters_of(self.limits) if callable(self.limits) else ()
+
+    @functools.cached_property
+    def static_keys(self) -> Keys:
+        """The named keys that it always takes."""
+        return () if callable(self.limits) else keys_of(self.limits)
 
     def __reduce__(self) -> tuple[Any, ...]:
         module = getattr(self.func, "__module__", None)
@@ -290,6 +305,9 @@ def step(func: Any = None, /, **options: Any) -> Any:
         when: ``"success"``; or ``"failure"`` or ``"always"`` for clean-up and alert steps, which
             run when all above them is over, also when the run has failed or was cancelled;
             without inputs and ``after`` they come at the end.
+        limits: the named keys that each attempt takes, of those that ``Runtime(limits=…)``
+            defines: ``["api"]``, ``{"api": 2}``, or a function that takes by name any inputs,
+            params and context and returns such, or one key as a text.
         lane: ``"inline"`` (on the event loop), ``"thread"`` or ``"process"``. Left out,
             coroutine functions run inline and others in a thread, or in a process if they ask
             for a GPU.
@@ -327,22 +345,6 @@ def check_name(name: Any, what: str) -> str:
     if bad is not None:
         raise GraphError(f"{what} name {name!r} holds {bad!r}; '/', '[' and ']' are reserved")
     return name
-
-
-def seconds_of(value: float | timedelta | None) -> float | None:
-    """Seconds from a number or a timedelta; None stays None.
-
-    Raises:
-        ValueError: it is not a finite number above 0.
-    """
-    if value is None:
-        return None
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise ValueError(f"takes seconds or a timedelta, got {value!r}")
-    if not 0 < seconds <= sys.float_info.max:
-        raise ValueError(f"takes finite seconds above 0, got {value!r}; leave it out for none")
-    return float(seconds)
 
 
 def names_of(value: Any, example: str) -> tuple[str, ...]:

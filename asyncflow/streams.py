@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeVar, overload
 
 from asyncflow.engine.items import Bounds, Work
 from asyncflow.engine.streaming import Source, stream
-from asyncflow.quantities import at_least_one
+from asyncflow.quantities import at_least_one, seconds_of
 from asyncflow.retry import Retry
 from asyncflow.runtime import Runtime, ambient_runtime
-from asyncflow.step import Step, seconds_of
+from asyncflow.step import Step
 
 __all__ = ["stream_map"]
 

@@ -35,6 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "blocking",
             "request",
             "owned_runs",
+            "closing",
         }
     ),
     frozenset({"engine", "lanes", "storage"}),

@@ -51,6 +51,7 @@ def test_a_bare_step_has_the_name_of_its_function_and_no_options() -> None:
         "condition": None,
         "cache": False,
         "when": "success",
+        "limits": None,
         "lane": None,
         "tags": (),
     }

@@ -56,6 +56,9 @@ def admit(
             name = graph.unit_name(unit)
             demand = _admit_one(name, requirements, machine, admission, default)
             admission.demands[key] = demand
+    for name, why in _limits_faults(graph, machine.limiter):
+        before = admission.refusals.get(name)
+        admission.refusals[name] = why if before is None else f"{before} {why}"
     if machine.taints and len(graph.units.resources) < len(graph.units):
         # Units without requirements tolerate nothing.
         bare = next(u for u in range(len(graph.units)) if u not in graph.units.resources)
@@ -133,6 +136,17 @@ def _faults(requirements: ResourceRequirements, machine: Machine) -> Iterator[st
                 f"{format_bytes(free)} are free in the working directory; ask for less, or make "
                 "room."
             )
+
+
+def _limits_faults(graph: Graph, limiter: Limiter) -> Iterator[tuple[str, str]]:
+    """The nodes whose named keys can never be had, as far as that is known before they start."""
+    known: dict[int, str | None] = {}
+    for node, computed in graph.limits.items():
+        step = graph.nodes[node].step
+        if computed is None and id(step) not in known:
+            known[id(step)] = why = limiter.refusal_of_keys(step.static_keys)
+            if why is not None:
+                yield graph.nodes[node].name, why
 
 
 def _label_faults(required: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from asyncflow.context import GrantedLease, StepContext
 from asyncflow.errors import GraphError
 from asyncflow.lanes.lane import Call
 from asyncflow.lanes.worker_kind import WorkerKind
+from asyncflow.limits import Keys
 from asyncflow.step import Step
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Attempt(Call, eq=False):
     asked for that have not ended, ``nested_runs`` the runs; ``retake``: it waits for its CPUs to go
     on. ``alone``: started by the shortest way, see :attr:`Graph.alone`.
     ``examined``: its devices were looked at after it failed. ``looked``: it was looked up in the
-    cache.
+    cache. ``keys``: the named keys it takes, once they are worked out.
     """
 
     run: RunRecord = None  # type: ignore[assignment]
@@ -92,6 +93,7 @@ class Attempt(Call, eq=False):
     capped: bool = False
     previous_error: BaseException | None = None
     postponed: bool = False
+    keys: Keys | None = None
     waits: int = 0
     nest: dict[int, None] | None = None
     nested_runs: dict[asyncio.Future[Any], None] | None = None

@@ -83,7 +83,7 @@ def _at_work(scheduler: Scheduler, attempt: Attempt) -> str:
         case Phase.SAVING:
             return "has succeeded, and its result is being saved in the cache"
         case Phase.CAPACITY:
-            return scheduler.limiter.explain(attempt).removeprefix(f"{attempt!r} ")
+            return scheduler.limiter.explain(attempt, now).removeprefix(f"{attempt!r} ")
         case Phase.EXAMINED:
             return "failed, and the GPUs it held are being looked at"
         case Phase.LANE:

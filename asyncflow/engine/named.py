@@ -20,6 +20,7 @@ from asyncflow.engine.waiters import Waiters
 from asyncflow.limits import Definitions, Keys, Limit, Rate
 
 if TYPE_CHECKING:
+    from asyncflow.engine.capacity import Lease
     from asyncflow.engine.queues import Queue
 
 __all__ = ["Key", "NamedCapacity", "Slots", "Taken", "Tokens"]
@@ -131,7 +132,7 @@ class Tokens(Key):
 
     @property
     def _spacing_seconds(self) -> float:
-        return self.rate.per_seconds / self.rate.n
+        return self.rate.window_seconds / self.rate.n
 
     def ready_at(self, weight: int) -> float:
         rate = self.rate
@@ -154,7 +155,7 @@ class Tokens(Key):
             excess -= taken.weight
             if excess <= 0:
                 break
-        return _after(latest, self.rate.per_seconds)
+        return _after(latest, self.rate.window_seconds)
 
     def take(self, weight: int, now: float) -> Taken:
         """Count a start."""
@@ -177,7 +178,7 @@ class Tokens(Key):
         taken.weight = 0
 
     def _forget(self, now: float) -> None:
-        log, window = self.log, self.rate.per_seconds
+        log, window = self.log, self.rate.window_seconds
         while log and _after(log[0].at, window) <= now:
             self.in_log -= log.popleft().weight
 
@@ -264,6 +265,22 @@ class NamedCapacity:
             most = limit.most_at_once if isinstance(limit, Rate) else limit
             if 0 < most < weight:
                 return f"{weight} of the limit {name!r} asked for at once, but there are {most}."
+        return None
+
+    def refusal_within(self, keys: Keys, above: Iterable[Lease]) -> str | None:
+        """Why these cannot be had as long as the leases above are held, or None if they can."""
+        for name, weight in keys:
+            key = self.open.get(name)
+            holders = [lease for lease in above if weight_of(lease.keys, name)]
+            if not isinstance(key, Slots) or not holders:
+                continue
+            held = sum(weight_of(lease.keys, name) for lease in holders)
+            if 0 < key.total < weight + held:
+                names = " and ".join(repr(lease.ticket) for lease in holders)
+                return (
+                    f"{weight} of the limit {name!r} asked for, but of {key.total} the work that "
+                    f"it is nested in holds {held} ({names}) and waits for it."
+                )
         return None
 
     def change(self, name: str, limit: Limit, now: float) -> None:

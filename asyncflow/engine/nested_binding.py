@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asyncflow.errors import GraphError
@@ -59,8 +59,10 @@ def bind_nested(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     outside: Mapping[str, Any],
-) -> tuple[CallTemplate, CallTemplate | None]:
-    """How a nested step and its condition get their arguments: those given, the rest by name.
+) -> tuple[CallTemplate, CallTemplate | None, CallTemplate | None]:
+    """How a nested step, its condition and its limits get their arguments.
+
+    Those given, the rest by name.
 
     Raises:
         GraphError: there are too many arguments, or too few.
@@ -84,19 +86,26 @@ def bind_nested(
     if spare and inspect.Parameter.VAR_KEYWORD not in kinds:
         raise GraphError(f"nested step {name!r} has no parameter {next(iter(spare))!r}")
     template = make_template(step.parameters, named, [FromValue(value) for value in left], spare)
-    return template, _condition(name, step, named, outside)
+    condition = limits = None
+    if step.condition is not None:
+        condition = _by_name(name, step, step.condition_parameters, {**spare, **named}, outside)
+    if callable(step.limits):
+        limits = _by_name(name, step, step.limits_parameters, {**spare, **named}, outside)
+    return template, condition, limits
 
 
-def _condition(
-    name: str, step: Step[..., Any], named: Mapping[str, Source], outside: Mapping[str, Any]
-) -> CallTemplate | None:
-    if step.condition is None:
-        return None
+def _by_name(
+    name: str,
+    step: Step[..., Any],
+    parameters: Sequence[Parameter],
+    named: Mapping[str, Source],
+    outside: Mapping[str, Any],
+) -> CallTemplate:
     sources = {
         parameter.name: named.get(parameter.name) or _source(name, step, parameter, [], outside)
-        for parameter in step.condition_parameters
+        for parameter in parameters
     }
-    return make_template(step.condition_parameters, sources, (), {})
+    return make_template(parameters, sources, (), {})
 
 
 def _source(

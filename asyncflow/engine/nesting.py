@@ -315,9 +315,9 @@ class Nesting:
         graph = run.graph
         assert isinstance(graph, GrowingGraph)
         name = self._name(attempt, step.name, key)
-        template, condition = bind_nested(name, step, args, kwargs, run.outside)
+        templates = bind_nested(name, step, args, kwargs, run.outside)
         demand = self._demand(run, step, name)
-        node = graph.add_nested(Node(name, step), template, condition, lane_of(step))
+        node = graph.add_nested(Node(name, step), *templates, lane_of(step))
         unit = graph.units.of_node[node]
         run.add_node(len(graph.outputs_of(node)), self._scheduler.clock())
         if demand is not None:

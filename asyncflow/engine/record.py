@@ -195,6 +195,7 @@ class RunRecord:
         self.cleanup_over = False
         self.cleanup_timer: asyncio.TimerHandle | None = None
         self.warnings: list[str] = []
+        self.told_of_pause: set[str] = set()
         self.progress: dict[int, tuple[float, float | None, str | None]] = {}
         self.stopping: str | None = None
         self.state = RunState.RUNNING

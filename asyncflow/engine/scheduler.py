@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from asyncflow import events
 from asyncflow.engine.attempt import Attempt, Phase
 from asyncflow.engine.caching import Caching, OpenCache
+from asyncflow.engine.limited import Limited
 from asyncflow.engine.limiter import Lease, Limiter
 from asyncflow.engine.losses import Losses
 from asyncflow.engine.maps import Maps
@@ -95,6 +96,7 @@ class Scheduler:
         self.maps = Maps(self)
         self.losses = Losses(self)
         self.caching = Caching(self, open_cache)
+        self.limited = Limited(self)
         self.nesting = Nesting(self, max_depth=max_nested_depth)
         self.stopping = Stopping(self, grace_seconds=grace_seconds, max_abandoned=max_abandoned)
         # How many timers may still lead to something: while one is set, nothing is stuck.
@@ -117,15 +119,20 @@ class Scheduler:
         self._batch_limit = _SMALLEST_BATCH * 4
         self._scheduled = False
         # Without one of its own a callback would keep the first caller's context alive.
-        self._context = contextvars.Context()
+        self.context = contextvars.Context()
 
     # -- turns ---------------------------------------------------------------------------
+
+    def ask_again(self) -> None:
+        """See that the limiter is asked again in a coming turn."""
+        self.asked = True
+        self.wake()
 
     def wake(self) -> None:
         """See that a turn comes."""
         if not self._scheduled:
             self._scheduled = True
-            self.loop.call_soon(self._turn, context=self._context)
+            self.loop.call_soon(self._turn, context=self.context)
 
     def complete(self, attempt: Attempt) -> None:
         """A lane's report that a call ended."""
@@ -159,6 +166,8 @@ class Scheduler:
         until = began + TURN_SECONDS
         if self.batch:
             self._look_at_batch(began)
+        if self._limiter is not None:
+            self.limited.look()
         while True:
             if self._completions or self.releasing or self.acknowledged:
                 self._settle_some()
@@ -173,12 +182,14 @@ class Scheduler:
             if not more or self.clock() >= until:
                 break
         if more or len(self.batch) > 1:
-            self.loop.call_soon(self._turn, context=self._context)
+            self.loop.call_soon(self._turn, context=self.context)
             return
         if self.batch and not self._look_later:
             self._look_later = True
-            self.loop.call_later(_LOOK_SECONDS, self._look_again, context=self._context)
+            self.loop.call_later(_LOOK_SECONDS, self._look_again, context=self.context)
         self._scheduled = False
+        if self._limiter is not None:
+            self.limited.set_timer()
         if not self.in_flight and not self.timers and self.runs:
             self.stopping.look_at_stall()
 
@@ -285,11 +296,11 @@ class Scheduler:
                 self.starting.advance(attempt)
             return True
         if self._limiter is not None:
-            granted = self._limiter.grant()
+            granted = self._limiter.grant(self.clock())
             if granted is not None:
                 self._take(*granted)  # type: ignore[arg-type]
                 return True
-            self.asked = False
+            self.asked = self._limiter.has_more
         return self.starting.start_waiting_for_worker()
 
     def _take(self, ticket: Attempt | Retake, lease: Lease) -> None:
@@ -382,7 +393,7 @@ class Scheduler:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the turns."""
-        task = self.loop.create_task(work, context=self._context)
+        task = self.loop.create_task(work, context=self.context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

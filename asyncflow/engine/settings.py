@@ -8,6 +8,7 @@ from typing import Any
 
 from asyncflow.engine.gpus import GpuProbe
 from asyncflow.engine.supply import Supply
+from asyncflow.limits import Definitions
 from asyncflow.quantities import parse_bytes, parse_cpu
 
 __all__ = ["expected_seconds_of", "grace_seconds_of", "services_of", "supply_of"]
@@ -51,6 +52,7 @@ def supply_of(
     labels: Mapping[str, str] | None,
     taints: Sequence[str],
     oversized: str,
+    limits: Definitions,
 ) -> Supply:
     """What a runtime shares."""
     if oversized not in ("clamp", "error"):
@@ -64,4 +66,5 @@ def supply_of(
         labels=dict(labels or {}),
         taints=tuple(taints),
         refuse_oversized=oversized == "error",
+        limits=limits,
     )

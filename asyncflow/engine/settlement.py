@@ -53,6 +53,10 @@ class Settlement:
             self._scheduler.groups.look_at_worker(attempt)
         self._scheduler.in_flight -= 1
         del run.in_flight[attempt.unit]
+        lease = attempt.lease
+        if lease is not None and (lease.keys or lease.taken):
+            self._scheduler.limited.look()
+            self._scheduler.limiter.release_keys(lease)
         if attempt.alone:
             attempt.unit_announced = True
         if attempt.phase is Phase.CONDITION:
@@ -357,6 +361,7 @@ class Settlement:
         following.number = attempt.number + 1
         following.unit_announced = attempt.unit_announced
         following.previous_error = error
+        following.keys = attempt.keys
         run.note_try(attempt, self._scheduler.clock())
         run.states[node] = RETRYING
         run.blemished = True

@@ -15,6 +15,7 @@ from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import make_failure, unit_fields
 from asyncflow.graph.binding import Frame
 from asyncflow.lanes.lane import Lane
+from asyncflow.limits import Keys
 from asyncflow.states import RUNNING, WAITING
 from asyncflow.step import is_coroutine_function
 
@@ -88,9 +89,7 @@ class Starting:
         elif self._scheduler.caching.wants(attempt):
             self._scheduler.caching.look_up(attempt)
         elif attempt.lease is not None and attempt.lease.lent:
-            self._scheduler.asked = True
-            self._scheduler.limiter.request_cpus(attempt, attempt.lease, owner=run)
-            self.park(attempt, Phase.CAPACITY)
+            self._seek_capacity(attempt)
         else:
             self._seek_worker(attempt)
 
@@ -148,27 +147,53 @@ class Starting:
             self._wait_for_worker(attempt, lane)
 
     def _seek_capacity(self, attempt: Attempt) -> None:
-        run = attempt.run
-        if attempt.lease is None:
-            demand = self.demand_of(attempt)
-            if demand is not None and demand != _NOTHING:
-                why = self._scheduler.losses.refusal(attempt)
-                if why is not None:
-                    self._scheduler.losses.give_up(attempt, why)
-                    return
-                self._scheduler.follow_limits()
-                self._scheduler.asked = True
-                limiter = self._scheduler.limiter
-                limiter.request(
-                    attempt,
-                    limiter.clamped(demand),
-                    owner=run,
-                    under=self._scheduler.nesting.lease_over(attempt),
-                    rank=run.rank(attempt.unit),
-                )
-                self.park(attempt, Phase.CAPACITY)
+        keys: Keys = ()
+        if attempt.run.graph.nodes[attempt.node].step.limits is not None:
+            found = self._scheduler.limited.keys_of(attempt)
+            if found is None:
                 return
+            keys = found
+        lease = attempt.lease
+        if lease is None:
+            demand = self.demand_of(attempt)
+            if keys:
+                demand = (demand or _NOTHING)._replace(keys=keys)
+            if demand is not None and demand != _NOTHING:
+                self._request(attempt, demand)
+                return
+        elif keys or lease.lent:
+            self._request_under(attempt, lease, keys)
+            return
         self._go(attempt)
+
+    def _request(self, attempt: Attempt, demand: Demand) -> None:
+        why = self._scheduler.losses.refusal(attempt)
+        if why is not None:
+            self._scheduler.losses.give_up(attempt, why)
+            return
+        self._scheduler.follow_limits()
+        self._scheduler.asked = True
+        limiter = self._scheduler.limiter
+        limiter.request(
+            attempt,
+            limiter.clamped(demand),
+            owner=attempt.run,
+            under=self._scheduler.nesting.lease_over(attempt),
+            rank=attempt.run.rank(attempt.unit),
+        )
+        self.park(attempt, Phase.CAPACITY)
+
+    def _request_under(self, attempt: Attempt, lease: Lease, keys: Keys) -> None:
+        """A group goes on: it wants its CPUs back, and the keys that its next attempt takes.
+
+        While it waits for keys, its CPUs are free for others.
+        """
+        limiter = self._scheduler.limiter
+        if lease.cpu_millis and not lease.lent:
+            limiter.lend_cpus(lease)
+        self._scheduler.asked = True
+        limiter.request_cpus(attempt, lease, owner=attempt.run, keys=keys)
+        self.park(attempt, Phase.CAPACITY)
 
     def demand_of(self, attempt: Attempt) -> Demand | None:
         """What an attempt's unit takes from the account; None if it asks for nothing."""
@@ -184,7 +209,7 @@ class Starting:
             self._launch(attempt)
         else:
             if attempt.lease is not None:
-                self._scheduler.limiter.release(attempt.lease)
+                self._scheduler.limiter.release(attempt.lease, unused=True)
                 attempt.lease = None
             self._wait_for_worker(attempt, lane)
 
@@ -298,6 +323,8 @@ class Starting:
         if lane is self._scheduler.inline and not self._scheduler.eager:
             self._scheduler.batch.append(attempt)
         lane.start(attempt)
+        if attempt.lease is not None and attempt.lease.taken:
+            self._scheduler.limited.note_start(attempt)
 
     def announce(self, attempt: Attempt, lane: Lane) -> None:
         """Tell that an attempt starts, and first its unit."""

@@ -361,6 +361,8 @@ class Stopping:
         The youngest request for capacity fails and names who holds what it wants. A run
         that waits for nothing at all is a fault of the engine, and ends saying so.
         """
+        if self._scheduler.limited.is_paused():
+            return
         for run in list(self._scheduler.runs.values()):
             waiting = [a for a in run.parked.values() if a.phase is Phase.CAPACITY]
             if waiting:

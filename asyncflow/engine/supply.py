@@ -26,6 +26,7 @@ from asyncflow.engine.headroom import Headroom, private_bytes
 from asyncflow.engine.limiter import Limiter
 from asyncflow.engine.surroundings import surroundings_of
 from asyncflow.graph.graph import Graph
+from asyncflow.limits import Definitions, Limit
 from asyncflow.resources import ResourceRequirements
 
 __all__ = ["Supply"]
@@ -43,6 +44,7 @@ class Supply:
             own.
         labels, taints: of this machine.
         refuse_oversized: whether CPU and memory above the machine are refused.
+        limits: the named keys.
 
     Raises:
         TypeError, ValueError: ``max_gpus`` makes no sense.
@@ -62,8 +64,10 @@ class Supply:
         labels: Mapping[str, str],
         taints: Sequence[str],
         refuse_oversized: bool,
+        limits: Definitions,
     ) -> None:
         self._labels, self.taints, self._refuse_oversized = labels, taints, refuse_oversized
+        self._limits = limits
         self._cpu_millis = cpu_millis
         self._memory_bytes = memory_bytes
         self._probe = max_gpus if isinstance(max_gpus, GpuProbe) else None
@@ -83,7 +87,7 @@ class Supply:
     def limiter(self) -> Limiter:
         """The account of it all; made when first it is needed."""
         if self._made is None:
-            self._made = Limiter(self._look())
+            self._made = Limiter(self._look(), self._limits)
         return self._made
 
     @property
@@ -130,6 +134,17 @@ class Supply:
             capacity = self._look()
             self._made.resize(cpu_millis=capacity.cpu_millis, memory_bytes=capacity.memory_bytes)
         return totals.warnings
+
+    def set_limit(self, name: str, limit: Limit, now: float | None) -> None:
+        """Give a named key another limit, at a time on the clock of those who ask for it.
+
+        Raises:
+            KeyError, TypeError, ValueError: see :meth:`Limiter.set_limit`.
+        """
+        if self._made is None:
+            self._limits.change(name, limit)
+        else:
+            self._made.set_limit(name, limit, now)
 
     # -- what can be met -----------------------------------------------------------------
 

@@ -37,10 +37,11 @@ from asyncflow.flow.session import Session
 from asyncflow.flow.steps import Settings
 from asyncflow.graph.compile import Blueprint, compile_graph
 from asyncflow.graph.node import Node
+from asyncflow.quantities import seconds_of
 from asyncflow.request import RunRequest
 from asyncflow.result import PipelineResult
 from asyncflow.runtime import Runtime, ambient_runtime
-from asyncflow.step import Step, seconds_of
+from asyncflow.step import Step
 
 if TYPE_CHECKING:
     from asyncflow.flow.status import StatusView

@@ -46,6 +46,8 @@ class Graph:
         names: what is known by name, and ``outside``, what comes from outside.
         templates, slots: how each node is called, and the assets it takes.
         conditions: the condition's template for nodes that have one.
+        limits: the nodes that take named keys; the template of the function that works them out,
+            or None.
         parents, children: edges between nodes.
         absent: the names of nodes that do not run where this is a part of a pipeline, and
             ``elsewhere`` the names of run inputs and services that only those take.
@@ -83,6 +85,7 @@ class Graph:
         self.outputs: Sequence[int | tuple[int, ...]] = wiring.assets.outputs
         self.templates: Sequence[CallTemplate] = wiring.templates
         self.conditions: Mapping[int, CallTemplate] = wiring.conditions
+        self.limits: Mapping[int, CallTemplate | None] = wiring.limits
         self.slots: Sequence[tuple[int, ...]] = wiring.slots
         self.parents: Sequence[tuple[int, ...]] = wiring.parents
         self.children: Sequence[Sequence[int]] = children
@@ -256,6 +259,8 @@ class Graph:
         templates = [self.templates[index]]
         if index in self.conditions:
             templates.append(self.conditions[index])
+        if (limits := self.limits.get(index)) is not None:
+            templates.append(limits)
         for template in templates:
             required = template.required_positions() - self._flowing(index, states)
             if any(values[slots[at]] is MISSING for at in required):
@@ -287,6 +292,7 @@ def _is_simple(step: Step[..., Any]) -> bool:
     return (
         step.is_coroutine
         and step.condition is None
+        and step.limits is None
         and step.cache is False
         and step.timeout is None
         and step.when == "success"

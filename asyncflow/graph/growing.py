@@ -26,6 +26,7 @@ class GrowingGraph(Graph):
     order: list[int]
     index: dict[str, int]
     conditions: dict[int, CallTemplate]
+    limits: dict[int, CallTemplate | None]
 
     @classmethod
     def of(cls, graph: Graph) -> Self:
@@ -43,6 +44,7 @@ class GrowingGraph(Graph):
         grown.order = list(graph.order)
         grown.index = dict(graph.index)
         grown.conditions = dict(graph.conditions)
+        grown.limits = dict(graph.limits)
         grown.alone = bytearray(graph.alone)
         units = graph.units
         grown.units = Units(
@@ -74,6 +76,8 @@ class GrowingGraph(Graph):
         self.templates.append(self.templates[mapped])
         if mapped in self.conditions:
             self.conditions[index] = self.conditions[mapped]
+        if mapped in self.limits:
+            self.limits[index] = self.limits[mapped]
         self.slots.append(slots)
         self.parents.append(parents)
         self.children.append(())  # type: ignore[attr-defined]
@@ -88,6 +92,7 @@ class GrowingGraph(Graph):
         node: Node,
         template: CallTemplate,
         condition: CallTemplate | None,
+        limits: CallTemplate | None,
         lane: str,
     ) -> int:
         """A node that a running step asks for; nobody else waits for it.
@@ -101,6 +106,8 @@ class GrowingGraph(Graph):
         self.templates.append(template)
         if condition is not None:
             self.conditions[index] = condition
+        if node.step.limits is not None:
+            self.limits[index] = limits
         self.slots.append(())
         self.parents.append(())
         self.children.append(())  # type: ignore[attr-defined]

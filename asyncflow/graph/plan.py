@@ -31,6 +31,8 @@ class PlannedUnit(msgspec.Struct, frozen=True):
         group: the group's label; None for a node that is in no group.
         cpu, memory, storage: what it holds, as it was spelt; None where nothing is asked for.
         gpu: the devices it holds, such as ``"2x nvidia-v100"``; None for none.
+        limits: the named keys that its attempts take, such as ``"api"`` or ``"2x api"``; ``"…"``
+            where they depend on inputs.
         waits_for: names of the units that must end before it starts.
     """
 
@@ -43,6 +45,7 @@ class PlannedUnit(msgspec.Struct, frozen=True):
     storage: Amount | None
     gpu: str | None
     waits_for: tuple[str, ...]
+    limits: tuple[str, ...] = ()
 
     @property
     def resources(self) -> str:
@@ -52,6 +55,7 @@ class PlannedUnit(msgspec.Struct, frozen=True):
             "memory": self.memory,
             "storage": self.storage,
             "gpu": self.gpu,
+            "limits": ",".join(self.limits) or None,
         }
         return " ".join(f"{name}={value}" for name, value in amounts.items() if value is not None)
 
@@ -165,7 +169,20 @@ def _planned(graph: Graph, unit: int, above: Sequence[int]) -> PlannedUnit:
         storage=asked.storage,
         gpu=None if asked.gpu is None else _spelt(asked.gpu),
         waits_for=tuple(graph.unit_name(parent) for parent in above),
+        limits=_limits_of(graph, unit),
     )
+
+
+def _limits_of(graph: Graph, unit: int) -> tuple[str, ...]:
+    """What the members of a unit take, each its own while it runs."""
+    found: dict[str, None] = {}
+    for member in graph.units.members_of(unit):
+        if member in graph.limits:
+            keys = graph.nodes[member].step.static_keys
+            found.update({name if n == 1 else f"{n}x {name}": None for name, n in keys})
+            if graph.limits[member] is not None:
+                found["…"] = None
+    return tuple(found)
 
 
 _NOTHING = ResourceRequirements()

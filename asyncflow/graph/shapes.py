@@ -44,6 +44,7 @@ class Shape(msgspec.Struct, frozen=True):
 
     template: CallTemplate
     condition: CallTemplate | None
+    limits: CallTemplate | None
     extra: tuple[str, ...]
 
 
@@ -111,15 +112,19 @@ class _ShapeBuilder:
         self._fill(step.parameters, named)
         spare_args, spare_kwargs = self._spare(step, spare)
         template = make_template(step.parameters, named, spare_args, spare_kwargs)
-        condition = self._condition(step, named)
+        condition = limits = None
+        if step.condition is not None:
+            condition = self._by_name("condition", step.condition_parameters, named)
+        if callable(step.limits):
+            limits = self._by_name("limits", step.limits_parameters, named)
         known = 0 if node.scope is not None else len(asset_names_of(declared))
-        return Shape(template, condition, tuple(self.taken[known:]))
+        return Shape(template, condition, limits, tuple(self.taken[known:]))
 
     def _check_params(self, step: Step[..., Any]) -> None:
         known = {parameter.name for parameter in step.parameters if not parameter.is_variadic}
         if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in step.parameters):
             return
-        known |= {parameter.name for parameter in step.condition_parameters}
+        known |= {p.name for p in (*step.condition_parameters, *step.limits_parameters)}
         for name in self.params:
             if name not in known:
                 raise Faulty(
@@ -290,23 +295,24 @@ class _ShapeBuilder:
 
     # -- the condition -----------------------------------------------------------------
 
-    def _condition(self, step: Step[..., Any], named: Mapping[str, Source]) -> CallTemplate | None:
-        if step.condition is None:
-            return None
+    def _by_name(
+        self, option: str, parameters: Sequence[Parameter], named: Mapping[str, Source]
+    ) -> CallTemplate:
+        """How the function of an option is called: with what the step takes, by name."""
         own = {
             name: source
             for name, source in named.items()
             if not isinstance(source, FromContext | FromFailure)
         }
         sources: dict[str, Source] = {}
-        for parameter in step.condition_parameters:
+        for parameter in parameters:
             if parameter.is_variadic:
-                raise Faulty("its condition takes *args or **kwargs; name what it needs instead")
+                raise Faulty(f"its {option} takes *args or **kwargs; name what it needs instead")
             if parameter.name in own:
                 sources[parameter.name] = _with_default(own[parameter.name], parameter.default)
             else:
                 sources[parameter.name] = self._other(parameter)
-        return make_template(step.condition_parameters, sources, (), {})
+        return make_template(parameters, sources, (), {})
 
 
 def _takes_any(parameter: Parameter, many: bool) -> bool:

@@ -20,6 +20,10 @@ __all__ = ["CHUNK", "Wiring", "wire"]
 CHUNK = 512
 
 
+# Of a node that cannot be called: the build fails anyway.
+_UNKNOWN = Shape(CallTemplate(), None, None, ())
+
+
 class Wiring(msgspec.Struct):
     """What :func:`wire` works out; the lists go by node."""
 
@@ -27,6 +31,8 @@ class Wiring(msgspec.Struct):
     index: dict[str, int]
     templates: list[CallTemplate]
     conditions: dict[int, CallTemplate]
+    # nodes that take named keys → how the function that works them out is called, if one does
+    limits: dict[int, CallTemplate | None]
     slots: list[tuple[int, ...]]
     parents: list[tuple[int, ...]]
     names: Names
@@ -55,7 +61,7 @@ class _Wirer:
         self.assets = assets
         self.index: dict[str, int] = {}
         self.shapes: dict[Any, Shape | None] = {}
-        self.wiring = Wiring(self.assets, self.index, [], {}, [], [], names)
+        self.wiring = Wiring(self.assets, self.index, [], {}, {}, [], [], names)
 
     # -- names and producers ---------------------------------------------------------
 
@@ -109,27 +115,22 @@ class _Wirer:
                 yield
             shape = self._shape_of(node, index)
             if shape is None:
-                self._append(index, node, CallTemplate(), None, ())
+                self._append(index, node, _UNKNOWN, ())
                 continue
             declared = asset_names_of(node.declared_inputs) if node.scope is None else ()
             slots = self._slots(node, declared + shape.extra)
-            self._append(index, node, shape.template, shape.condition, slots)
+            self._append(index, node, shape, slots)
 
-    def _append(
-        self,
-        index: int,
-        node: Node,
-        template: CallTemplate,
-        condition: CallTemplate | None,
-        slots: tuple[int, ...],
-    ) -> None:
+    def _append(self, index: int, node: Node, shape: Shape, slots: tuple[int, ...]) -> None:
         wiring = self.wiring
         if node.map is not None:
             self._note_map(index, node, node.map)
-        wiring.templates.append(template)
+        wiring.templates.append(shape.template)
         wiring.slots.append(slots)
-        if condition is not None:
-            wiring.conditions[index] = condition
+        if shape.condition is not None:
+            wiring.conditions[index] = shape.condition
+        if node.step.limits is not None:
+            wiring.limits[index] = shape.limits
         wiring.parents.append(self._parents(index, node, slots))
 
     def _note_map(self, index: int, node: Node, name: str) -> None:

@@ -26,11 +26,11 @@ from asyncflow.orchestrator.environment import params_with_secrets
 from asyncflow.orchestrator.knots import Problems
 from asyncflow.orchestrator.logs import LOGS, LogPlan, keeping
 from asyncflow.orchestrator.model import Checkpoint, Limits, PipelineConfig
+from asyncflow.quantities import seconds_of
 from asyncflow.request import FailurePolicy, RunRequest
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run
 from asyncflow.runtime import Runtime
-from asyncflow.step import seconds_of
 from asyncflow.storage.layout import RUNS, folder_of
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from asyncflow.errors import GraphError
 from asyncflow.graph.grouping import Group
 from asyncflow.graph.node import Node
 from asyncflow.pipeline.executor import ParallelExecutor
+from asyncflow.quantities import seconds_of
 from asyncflow.runtime import FailurePolicy, Runtime
-from asyncflow.step import Step, check_name, names_of, seconds_of
+from asyncflow.step import Step, check_name, names_of
 
 POLICIES = ("fail_fast", "collect_all")
 

@@ -319,10 +319,10 @@ def test_no_window_sees_more_starts_than_the_rate_allows(
         following = min(limiter.wake_at(), pending[0][1] if pending else inf)
         if following == inf:
             break
-        now = max(now, following + late * rate.per_seconds / rate.n)
+        now = max(now, following + late * rate.window_seconds / rate.n)
     assert len(when) == len(waits)
     for place, begin in enumerate(when):
-        assert bisect_right(when, begin + rate.per_seconds) - place <= rate.most
+        assert bisect_right(when, begin + rate.window_seconds) - place <= rate.most
     at_once = Counter(when)
     assert max(at_once.values()) <= rate.most_at_once
 
@@ -335,8 +335,8 @@ def test_under_load_all_of_the_allowance_is_used(rate: Rate) -> None:
         ask(limiter, ticket, keys("api"))
     last = starts(limiter, inf)[-1][0] if count else 0.0
     # What a full bucket gives comes on top.
-    least = (count - rate.most) / rate.n * rate.per_seconds
-    assert last <= least + rate.per_seconds * 1.02
+    least = (count - rate.most) / rate.n * rate.window_seconds
+    assert last <= least + rate.window_seconds * 1.02
     wakes = [now for now, _ in starts(limiter, 0)]
     assert wakes == []
 
