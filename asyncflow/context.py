@@ -6,6 +6,7 @@ import asyncio
 import logging
 import pickle
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -208,9 +209,20 @@ class StepContext:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run_coroutine_threadsafe(nested, self._control.loop).result()
+            return self._begin(nested).result()
         nested.close()
         raise RuntimeError(
             f"step {self.node!r} runs on the event loop and would wait for itself; await call(), "
             "run() or map() there"
         )
+
+    def _begin(self, nested: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            return asyncio.run_coroutine_threadsafe(nested, self._control.loop)
+        except RuntimeError:  # that loop is closed
+            nested.close()
+            raise StepCancelled(
+                f"step {self.node!r} has outlived its event loop, so it gets no nested work",
+                step=self.node,
+                attempt=self.attempt,
+            ) from None

@@ -462,6 +462,25 @@ async def test_a_thread_that_never_returns_from_its_nest_does_not_hold_up_the_ru
         gate.open()
 
 
+def test_a_thread_that_outlives_its_event_loop_gets_no_nested_work() -> None:
+    gate, refused = threading.Event(), threading.Event()
+
+    @step(timeout=0.01)
+    def stubborn(context: StepContext) -> None:
+        gate.wait(30)
+        with pytest.raises(StepCancelled, match="has outlived its event loop"):
+            context.call_sync(double, 1)
+        refused.set()
+
+    async def main() -> None:
+        async with Runtime(grace_seconds=0.01) as runtime:
+            await Pipeline("p", steps=[stubborn]).run(runtime=runtime)
+
+    asyncio.run(main())
+    gate.set()
+    assert refused.wait(30)
+
+
 def test_the_twin_of_a_thread_may_be_used_from_a_thread_of_its_own() -> None:
     """A sync step may itself use threads: each may ask for nested work."""
 
