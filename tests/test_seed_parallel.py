@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
+import os
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ from asyncflow import (
     Pipeline,
     Runtime,
     Step,
+    StepContext,
     StepFailed,
     parallel_map,
     step,
@@ -253,5 +258,96 @@ def test_a_map_needs_a_whole_number_of_workers(max_workers: int) -> None:
 
 
 def test_a_map_names_the_backend_it_has() -> None:
-    with pytest.raises(ValueError, match="no backend 'fibre'; use backend='thread'"):
+    with pytest.raises(ValueError, match="no backend 'fibre'; use 'thread' or 'process'"):
         parallel_map(process_item, [1], backend="fibre")  # type: ignore[arg-type]
+
+
+# -- processes -----------------------------------------------------------------------------
+
+
+def square_slowly(item: int) -> tuple[int, int]:
+    time.sleep(0.02 * (3 - item % 4))
+    return item * item, os.getpid()
+
+
+def test_a_script_maps_in_processes_in_input_order() -> None:
+    found = parallel_map(square_slowly, range(8), max_workers=2, backend="process")
+    assert [value for value, _ in found] == [item * item for item in range(8)]
+    assert len({pid for _, pid in found}) == 2
+    assert os.getpid() not in {pid for _, pid in found}
+
+
+@pytest.mark.parametrize("lane", ["thread", "process"])
+async def test_a_sync_step_maps_in_processes_on_its_own_lease(lane: Any) -> None:
+    def batch() -> set[int]:
+        return {pid for _, pid in parallel_map(square_slowly, range(6), backend="process")}
+
+    step_of_two_cpus = step(batch, lane=lane, resources={"cpu": 2})
+    async with Runtime(max_cpus=2) as runtime:
+        result = await Pipeline("p", steps=[step_of_two_cpus]).run(runtime=runtime)
+    result.raise_for_failure()
+    assert len(result["batch"]) == 2
+
+
+def fail_at_two(item: int) -> int:
+    if item == 2:
+        raise OSError("item two")
+    return item
+
+
+def test_the_first_error_in_a_process_stops_the_map() -> None:
+    with pytest.raises(OSError, match="item two"):
+        parallel_map(fail_at_two, itertools.count(), max_workers=2, backend="process")
+
+
+async def test_a_map_on_the_event_loop_is_refused_with_what_to_use() -> None:
+    with pytest.raises(RuntimeError, match=r"use await context.map.* in a step, stream_map"):
+        parallel_map(process_item, [1])
+
+
+# -- the default backend: processes --------------------------------------------------------
+
+
+async def test_five_chunks_with_four_workers_take_two_rounds(tmp_path: Path) -> None:
+    @step
+    def process_chunk(chunk_id: int, folder: Path) -> str:
+        # Who is inside says so in the folder: four at once, and never five.
+        (folder / f"in-{chunk_id}").touch()
+        until = time.monotonic() + MEETING_SECONDS
+        while len(list(folder.iterdir())) < 4:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        return f"processed_{chunk_id} {os.getpid()}"
+
+    pipeline = chunks(process_chunk, 5)
+    executor = ParallelExecutor(max_workers=4)
+    result = await pipeline.run(inputs={"folder": tmp_path}, executor=executor)
+    result.raise_for_failure()
+    words = [result[f"chunk_{i}"].split() for i in range(5)]
+    assert [word for word, _ in words] == [f"processed_{i}" for i in range(5)]
+    assert len({pid for _, pid in words}) == 4
+    assert {found.lane for found in result.step_results.values()} == {"process"}
+
+
+async def test_the_guide_s_batch_processor() -> None:
+    @step
+    def process_chunk(chunk_path: str) -> int:
+        return len(chunk_path)
+
+    pipeline = Pipeline("batch_processor")
+    for i in range(10):
+        pipeline.add_step(
+            process_chunk, name=f"chunk_{i}", params={"chunk_path": f"data/part_{i}.csv"}
+        )
+    result = await pipeline.run(executor=ParallelExecutor(max_workers=4, backend="process"))
+    assert [result[f"chunk_{i}"] for i in range(10)] == [15] * 10
+
+
+async def test_steps_that_name_no_cpus_hold_none_where_the_workers_are_counted() -> None:
+    @step
+    def lease(context: StepContext) -> float:
+        return context.lease.cpus
+
+    pipeline = Pipeline("p", steps=[lease])
+    assert (await pipeline.run(executor=ParallelExecutor(max_workers=3)))["lease"] == 0
+    assert (await pipeline.run(executor=ParallelExecutor()))["lease"] == 1

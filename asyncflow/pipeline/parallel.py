@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import Generic, Literal, TypeVar
 
+from asyncflow.engine.attempt import Attempt, granted_lease
+from asyncflow.lanes.lane import CURRENT
+from asyncflow.pickling import here
 from asyncflow.quantities import at_least_one
 
 __all__ = ["parallel_map"]
@@ -20,32 +25,62 @@ def parallel_map(
     fn: Callable[[T], R],
     items: Iterable[T],
     max_workers: int | None = None,
-    backend: Literal["thread"] = "thread",
+    backend: Literal["thread", "process"] = "thread",
 ) -> list[R]:
     """Call ``fn`` on every item, several at a time, and give the results in input order.
 
     It blocks: for scripts and for sync steps, not for the event loop.
 
     Args:
-        fn: called with one item; sees the caller's context variables.
+        fn: called with one item; in a thread it sees the caller's context variables.
         items: read one by one, as workers come free.
-        max_workers: how many calls run at once; None takes four for each CPU, at most 32.
-        backend: ``"thread"``.
+        max_workers: how many calls run at once. None takes as many as the step holds CPUs;
+            where it holds none, and outside of steps, one for each CPU in processes, and in
+            threads four for each, at most 32.
+        backend: ``"thread"``, or ``"process"`` for what keeps a CPU busy.
 
     Raises:
         ValueError: ``max_workers`` is below 1, or there is no such backend.
+        RuntimeError: called on the event loop, which it would hold.
         Exception: the first error of a call, after the others have been stopped: items
-            that were not begun are not, those in progress are waited for.
+            that were not begun are not; those in progress are waited for in threads, and
+            killed in processes.
 
     Example:
         >>> parallel_map(str.upper, ["a", "b"], max_workers=2)
         ['A', 'B']
     """
-    if backend != "thread":
-        raise ValueError(f"parallel_map has no backend {backend!r}; use backend='thread'")
-    workers = min(32, 4 * (os.cpu_count() or 1)) if max_workers is None else max_workers
+    if backend not in ("thread", "process"):
+        raise ValueError(f"parallel_map has no backend {backend!r}; use 'thread' or 'process'")
+    workers = _default_workers(backend) if max_workers is None else max_workers
     at_least_one("max_workers", workers)
-    return _Map(fn, items).run(workers)
+    _refuse_running_loop()
+    if backend == "thread":
+        return _Map(fn, items).run(workers)
+    # Here, because few programs start processes.
+    from asyncflow.pipeline.process_map import map_in_processes
+
+    return map_in_processes(fn, items, workers)
+
+
+def _default_workers(backend: str) -> int:
+    call = CURRENT.get()
+    leased = granted_lease(call).cpus if isinstance(call, Attempt) else here.leased_cpus
+    if leased:
+        return math.ceil(leased)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (cpus or 1) if backend == "process" else min(32, 4 * (cpus or 1))
+
+
+def _refuse_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        "parallel_map() blocks and would hold the event loop; use await context.map(…) in a step, "
+        "stream_map(…) elsewhere, or make it a sync step"
+    )
 
 
 class _Map(Generic[T, R]):

@@ -33,7 +33,7 @@ def load(name):
 front.__getattr__ = load
 sys.modules["asyncflow"] = front
 from asyncflow.lanes.process.worker import main
-main({work}, {control}, {word}, {host}, {mark!r}, {levels!r})
+main({work}, {control}, {word}, {host}, {mark!r}, {levels!r}, {cpus})
 """
 
 
@@ -94,6 +94,7 @@ def _start(
         host=os.getpid(),
         mark=mark,
         levels=_log_levels(),
+        cpus=kind.threads,
     )
     return subprocess.Popen(
         [

@@ -387,7 +387,13 @@ def _die_with(host: int) -> None:
 
 
 def main(
-    work: int, control: int, word: int, host: int, mark: bytes, levels: dict[str, int]
+    work: int,
+    control: int,
+    word: int,
+    host: int,
+    mark: bytes,
+    levels: dict[str, int],
+    cpus: float,
 ) -> None:
     """Serve a host until it closes the channel.
 
@@ -396,6 +402,7 @@ def main(
         host: the process to die with.
         mark: what stands behind the output of a call.
         levels: of the host's loggers that have one set, by name.
+        cpus: how many its calls hold.
     """
     import mmap
 
@@ -406,7 +413,7 @@ def main(
         Streams(mark),
     )
     os.close(word)
-    here.control = worker.control
+    here.control, here.leased_cpus = worker.control, cpus
 
     def obey() -> None:
         _die_with(host)
