@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from asyncflow.context import StepContext
-from asyncflow.orchestrator.environment import opened, sealed
+from asyncflow.graph.node import MISSING
+from asyncflow.orchestrator.environment import opened, sealed, without_secrets
 from asyncflow.orchestrator.logs import keeping, kept
 from asyncflow.orchestrator.module import Allocation, ModuleContext
+from asyncflow.orchestrator.own_code import code_parts
 from asyncflow.orchestrator.places import Nest, Place, entered
-from asyncflow.orchestrator.targets import Target, Targets, load_target
+from asyncflow.orchestrator.targets import Runnable, Target, Targets, load_target
 
 __all__ = ["AsyncModuleCall", "CallPlan", "ModuleCall"]
 
@@ -46,19 +48,19 @@ class ModuleCall:
     Args:
         plan: what it needs to know.
         params: the module's parameters, secrets revealed to nobody but the module.
-        function: what is called with a :class:`ModuleContext`; None until it is imported.
+        runnable: what it runs; None until that is imported.
     """
 
     def __init__(
         self,
         plan: CallPlan,
         params: Mapping[str, Any],
-        function: Callable[[Any], Any] | None = None,
+        runnable: Runnable | None = None,
     ) -> None:
         self.plan = plan
         self.params = params
         self.in_worker = False
-        self._function = function
+        self._runnable = runnable
         self.__name__ = plan.module
 
     def __call__(self, step: StepContext, results: Sequence[Any]) -> Any:
@@ -71,10 +73,25 @@ class ModuleCall:
 
     @property
     def function(self) -> Callable[[Any], Any]:
-        """What is called; imported if that was not done yet."""
-        if self._function is None:
-            self._function = load_target(self.plan.target)
-        return self._function
+        """What is called with the context; imported if that was not done yet."""
+        if self._runnable is None:
+            self._runnable = load_target(self.plan.target)
+        return self._runnable.function
+
+    def code_parts(self) -> list[tuple[str, Any]]:
+        """What the module is made of, for telling whether it changed since it was recorded.
+
+        Where it runs and where its output goes are no part of it.
+        """
+        said = ("params", without_secrets(self.params))
+        return [said, *(code_parts(self._runnable.code) if self._runnable is not None else ())]
+
+    @property
+    def result_annotation(self) -> Any:
+        """What the module's own function says that it returns: values are recorded by it."""
+        from asyncflow.storage.typed import annotation_of
+
+        return MISSING if self._runnable is None else annotation_of(self._runnable.body)
 
     @contextmanager
     def _at_work(self, place: Place) -> Iterator[None]:

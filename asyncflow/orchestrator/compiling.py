@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from asyncflow.orchestrator.knots import Problems
 from asyncflow.orchestrator.logs import LogPlan
 from asyncflow.orchestrator.model import ModuleEntry, PipelineConfig, RetryPolicy
 from asyncflow.orchestrator.places import Nest
-from asyncflow.orchestrator.targets import Target, TargetError, Targets, load_target
+from asyncflow.orchestrator.targets import Runnable, Target, TargetError, Targets, load_target
 from asyncflow.quantities import parse_bytes
 from asyncflow.resources import GPUConfig, ResourceRequirements
 from asyncflow.retry import Retry
@@ -25,12 +25,10 @@ __all__ = [
     "calls_to_look_at",
     "calls_to_run",
     "graph_of",
-    "load_functions",
+    "load_runnables",
     "log_plan_of",
     "target_of",
 ]
-
-Function = Callable[[Any], Any]
 
 
 def graph_of(loaded: Loaded, calls: Sequence[ModuleCall]) -> Graph:
@@ -43,22 +41,22 @@ def graph_of(loaded: Loaded, calls: Sequence[ModuleCall]) -> Graph:
 def calls_to_run(
     loaded: Loaded,
     params: Sequence[dict[str, Any]],
-    functions: Sequence[Function],
+    runnables: Sequence[Runnable],
     logs: LogPlan,
 ) -> list[ModuleCall]:
     """What a run calls.
 
     Args:
         params: of each module, secrets included.
-        functions: what each module calls, imported.
+        runnables: what each module runs, imported.
         logs: where output is kept.
     """
     targets = _targets_of(loaded)
     calls = []
-    for entry, values, function in zip(loaded.config.modules, params, functions, strict=True):
+    for entry, values, runnable in zip(loaded.config.modules, params, runnables, strict=True):
         plan = _plan_of(loaded, entry, targets, logs)
-        kind = AsyncModuleCall if is_coroutine_function(function) else ModuleCall
-        calls.append(kind(plan, values, function))
+        kind = AsyncModuleCall if is_coroutine_function(runnable.function) else ModuleCall
+        calls.append(kind(plan, values, runnable))
     return calls
 
 
@@ -87,25 +85,25 @@ def target_of(loaded: Loaded, entry: ModuleEntry) -> Target:
     return Target(str(loaded.folder), entry.script or entry.path or "", entry.script is not None)
 
 
-def load_functions(loaded: Loaded) -> list[Function]:
+def load_runnables(loaded: Loaded) -> list[Runnable]:
     """Import what all modules run.
 
     Raises:
         ConfigError: something is not there or raised; every fault is named.
     """
     problems = Problems()
-    functions = []
+    runnables = []
     for at, entry in enumerate(loaded.config.modules):
         key = "script" if entry.script is not None else "path"
         target = target_of(loaded, entry)
         Targets(target.folder, (target,) if target.is_script else ()).make_importable()
         try:
-            functions.append(load_target(target))
+            runnables.append(load_target(target))
         except TargetError as error:
             path = ("modules", at, key)
             problems.add(loaded.mark_of(*path), str(error), ("pipeline", *path))
     problems.raise_if_any()
-    return functions
+    return runnables
 
 
 def log_plan_of(config: PipelineConfig, folder: Path | None) -> LogPlan:

@@ -14,7 +14,7 @@ from asyncflow.orchestrator.config import Loaded
 from asyncflow.orchestrator.knots import Path, Problems
 from asyncflow.secret import Secret
 
-__all__ = ["opened", "params_with_secrets", "sealed"]
+__all__ = ["opened", "params_with_secrets", "sealed", "without_secrets"]
 
 
 class _Sealed(msgspec.Struct, frozen=True):
@@ -39,6 +39,11 @@ def sealed(value: Any) -> Any:
 def opened(value: Any) -> Any:
     """What :func:`sealed` was given."""
     return Secret(value.value) if isinstance(value, _Sealed) else _mapped(value, opened)
+
+
+def without_secrets(value: Any) -> Any:
+    """Parameters with a word in the place of each secret."""
+    return "a secret" if isinstance(value, Secret) else _mapped(value, without_secrets)
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:

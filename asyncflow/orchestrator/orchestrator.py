@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from asyncflow.blocking import run_blocking
 from asyncflow.errors import GraphError, StepFailed, text_of
@@ -18,13 +19,13 @@ from asyncflow.orchestrator.compiling import (
     calls_to_look_at,
     calls_to_run,
     graph_of,
-    load_functions,
+    load_runnables,
     log_plan_of,
 )
 from asyncflow.orchestrator.config import Loaded, Source, load_config
 from asyncflow.orchestrator.environment import params_with_secrets
 from asyncflow.orchestrator.knots import Problems
-from asyncflow.orchestrator.logs import LOGS, LogPlan, keeping
+from asyncflow.orchestrator.logs import LOGS, keeping
 from asyncflow.orchestrator.model import Checkpoint, Limits, PipelineConfig
 from asyncflow.quantities import seconds_of
 from asyncflow.request import FailurePolicy, RunRequest
@@ -253,7 +254,7 @@ class PipelineOrchestrator:
             owned = used = self.make_runtime()
             owned.open()
         try:
-            with keeping(self._log_plan):
+            with keeping(log_plan_of(self.config, self._logs_of(run_id))):
                 async with used.running(request) as run:
                     self._run = run
                     yield run
@@ -285,13 +286,15 @@ class PipelineOrchestrator:
         params = params_with_secrets(self._loaded, problems)
         problems.raise_if_any()
         # In a thread: importing somebody's code may take seconds.
-        functions = await asyncio.to_thread(load_functions, self._loaded)
-        self._restarts = False
+        runnables = await asyncio.to_thread(load_runnables, self._loaded)
+        restarts, self._restarts = self._restarts or force_restart, False
         self._warn_of_limits()
-        calls = calls_to_run(self._loaded, params, functions, self._log_plan)
+        logs = log_plan_of(self.config, self._logs_of(run_id))
         return RunRequest(
-            graph=graph_of(self._loaded, calls),
-            run_id=run_id,
+            graph=graph_of(self._loaded, calls_to_run(self._loaded, params, runnables, logs)),
+            run_id=run_id or (self.run_id if self._checkpoint else None),
+            checkpoint=self._checkpoint,
+            on_existing="restart" if restarts else "resume",
             failure_policy=failure_policy or self.config.execution.failure_policy,
             timeout_seconds=seconds_of(timeout),
             one_at_a_time=self.config.execution.mode == "sequential",
@@ -329,12 +332,19 @@ class PipelineOrchestrator:
     @property
     def run_folder(self) -> Path | None:
         """Where a recorded run keeps what it has; None where nothing is recorded."""
+        return self._folder_of(self.run_id)
+
+    def _folder_of(self, run_id: str) -> Path | None:
         folder = self._checkpoint
-        return None if folder is None else folder / RUNS / folder_of(self.run_id)
+        return Path(folder, RUNS, folder_of(run_id)) if folder else None
+
+    def _logs_of(self, run_id: str | None) -> Path | None:
+        folder = self._folder_of(run_id or self.run_id)
+        return None if folder is None else folder / LOGS
 
     @property
-    def _checkpoint(self) -> Path | None:
-        """The folder that results are recorded in; None for none.
+    def _checkpoint(self) -> str | Literal[False] | None:
+        """The folder that results are recorded in; False for none, None leaves it to a runtime.
 
         A file that does not speak of checkpoints has them beside it; a mapping has no place.
         """
@@ -342,12 +352,7 @@ class PipelineOrchestrator:
         if said is None and self._loaded.file is None:
             return None
         chosen = said or Checkpoint()
-        return self._loaded.folder / chosen.directory if chosen.enabled else None
-
-    @property
-    def _log_plan(self) -> LogPlan:
-        folder = self.run_folder
-        return log_plan_of(self.config, None if folder is None else folder / LOGS)
+        return os.path.join(self._loaded.folder, chosen.directory) if chosen.enabled else False
 
     def _results_of(self, result: PipelineResult) -> dict[str, Any]:
         return {

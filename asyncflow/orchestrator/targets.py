@@ -27,7 +27,7 @@ from asyncflow.errors import text_of
 from asyncflow.graph.names import nearest
 from asyncflow.step import is_coroutine_function
 
-__all__ = ["Target", "TargetError", "Targets", "load_target", "make_importable"]
+__all__ = ["Runnable", "Target", "TargetError", "Targets", "load_target", "make_importable"]
 
 # Name of a module that was imported for a pipeline → its file, as it was then.
 _IMPORTED: dict[str, _FileVersion] = {}
@@ -131,8 +131,22 @@ _SCRIPTS = _Scripts
 sys.meta_path.append(_Scripts)
 
 
-def load_target(target: Target) -> Callable[[Any], Any]:
-    """The function that runs a module with its context; a new object of a class for each call.
+class Runnable(msgspec.Struct, frozen=True):
+    """What a module runs.
+
+    Args:
+        function: called with the context; makes a new object of a class for each call.
+        code: the class or function that the file names.
+        body: the function whose result is the module's.
+    """
+
+    function: Callable[[Any], Any]
+    code: Any
+    body: Any
+
+
+def load_target(target: Target) -> Runnable:
+    """Import what a module runs.
 
     Raises:
         TargetError: there is no such module, file or name, importing it raised, or it is
@@ -274,7 +288,7 @@ def _look_up(module: ModuleType, target: Target) -> Any:
     return found
 
 
-def _runner(found: Any, target: Target) -> Callable[[Any], Any]:
+def _runner(found: Any, target: Target) -> Runnable:
     if not inspect.isclass(found):
         kind = "a function" if inspect.isfunction(found) else f"of type {type(found).__name__}"
         hint = "; name a function by script: file.py:function" if kind == "a function" else ""
@@ -297,19 +311,18 @@ def _runner(found: Any, target: Target) -> Callable[[Any], Any]:
         async def run_async(context: Any) -> Any:
             return await made().run(context)
 
-        return run_async
-    return lambda context: made().run(context)
+        return Runnable(run_async, made, run)
+    return Runnable(lambda context: made().run(context), made, run)
 
 
-def _function(found: Any, target: Target) -> Callable[[Any], Any]:
+def _function(found: Any, target: Target) -> Runnable:
     if inspect.isclass(found) or not callable(found):
         kind = "a class" if inspect.isclass(found) else f"of type {type(found).__name__}"
         hint = "; name a class by path: package.module:Class" if kind == "a class" else ""
         raise TargetError(f"{target.text} is {kind}, and script takes a function{hint}")
     _check_call(found, (None,), f"function {target.text} takes one argument, the context")
     _refuse_generator(found, f"function {target.text}")
-    function: Callable[[Any], Any] = found
-    return function
+    return Runnable(found, found, found)
 
 
 def _check_call(called: Any, arguments: tuple[Any, ...], rule: str) -> None:

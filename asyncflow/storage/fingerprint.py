@@ -6,6 +6,9 @@ with their own code. What a function changes itself (a list that it appends to, 
 counter) is its state, and counts by its type only. It does not look into what a function calls by
 a global name.
 
+A callable object may say itself what it is made of: by a method ``code_parts()`` that gives names
+with functions and plain values.
+
 Where there is no source the compiled code stands in for it: exact, but it changes with the version
 of Python. What is neither has the fingerprint of its name.
 
@@ -116,6 +119,13 @@ class _Code:
                 yield self.of(member)
 
     def _object(self, func: Any) -> Iterator[bytes]:
+        say = getattr(type(func), "code_parts", None)
+        if say is not None:
+            yield b"parts"
+            for name, value in say(func):
+                yield name.encode("utf-8", "surrogatepass")
+                yield self._value(value)
+            return
         call = inspect.getattr_static(type(func), "__call__", None)
         if isinstance(call, types.FunctionType):
             yield b"object"

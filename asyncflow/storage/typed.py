@@ -133,11 +133,14 @@ def _field_annotations(cls: type) -> list[Any]:
 def annotation_of(func: Callable[..., Any]) -> Any:
     """A function's return annotation, with names in text looked up; MISSING where that fails.
 
-    Names are looked up where the function was defined, its closure included.
+    Names are looked up where the function was defined, its closure included. A callable object
+    that stands for another function has that one's as ``result_annotation``.
     """
     while isinstance(func, functools.partial):
         func = func.func
     if not inspect.isroutine(func) and not inspect.isclass(func):
+        if hasattr(func, "result_annotation"):
+            return func.result_annotation
         func = type(func).__call__
     func = inspect.unwrap(func)
     annotation = getattr(func, "__annotations__", {}).get("return", MISSING)
