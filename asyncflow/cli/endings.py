@@ -13,7 +13,13 @@ from typing import NoReturn
 
 import typer
 
-from asyncflow.errors import AsyncflowError, CapacityError, GraphError
+from asyncflow.errors import (
+    AsyncflowError,
+    CapacityError,
+    GraphError,
+    RunConflict,
+    StorageError,
+)
 from asyncflow.progress import shown
 
 __all__ = ["CommandError", "ExitCode", "end", "log_to_stderr", "say", "sentences"]
@@ -32,6 +38,10 @@ class CommandError(AsyncflowError):
     """The command line asks for what is not there, or cannot be read."""
 
 
+# What is the caller's to mend.
+_ITS_OWN = (CommandError, GraphError, CapacityError, RunConflict, StorageError)
+
+
 def say(sentence: str) -> None:
     """One remark on the error stream, safe for a terminal."""
     print(shown(sentence, lines=True), file=sys.stderr, flush=True)
@@ -45,7 +55,7 @@ def sentences(with_traceback: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (CommandError, GraphError, CapacityError) as error:
+    except _ITS_OWN as error:
         if with_traceback:
             say("".join(traceback.format_exception(error)))
         problems = error.problems if isinstance(error, GraphError) else (str(error),)
