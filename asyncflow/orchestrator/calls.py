@@ -15,7 +15,7 @@ from asyncflow.orchestrator.logs import keeping, kept
 from asyncflow.orchestrator.module import Allocation, ModuleContext
 from asyncflow.orchestrator.own_code import code_parts
 from asyncflow.orchestrator.places import Nest, Place, entered
-from asyncflow.orchestrator.targets import Runnable, Target, Targets, load_target
+from asyncflow.orchestrator.targets import Runnable, Target, load_target
 
 __all__ = ["AsyncModuleCall", "CallPlan", "ModuleCall"]
 
@@ -24,20 +24,19 @@ class CallPlan(msgspec.Struct, frozen=True):
     """All that a module's call needs to know, in any process.
 
     Args:
+        nest: how its nested tasks are run, and where its output is kept.
         module, pipeline: their names.
         depends_on: names of the modules whose results it is given, in order.
         gpus: how many GPUs it asked for.
-        target, targets: what it runs, and what its arguments may be made of.
-        nest: how its nested tasks are run, and where its output is kept.
+        target: what it runs.
     """
 
+    nest: Nest
     module: str
     pipeline: str
     depends_on: tuple[str, ...]
     gpus: float
     target: Target
-    targets: Targets
-    nest: Nest
 
 
 class ModuleCall:
@@ -119,8 +118,7 @@ class ModuleCall:
 
 
 def _arrived(kind: type[ModuleCall], plan: CallPlan, params: Mapping[str, Any]) -> ModuleCall:
-    """A call in the worker that makes it: before its arguments, which need its modules."""
-    plan.targets.make_importable()
+    """A call in the worker that makes it."""
     call = kind(plan, opened(params))
     call.in_worker = True
     return call

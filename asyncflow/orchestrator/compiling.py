@@ -116,14 +116,20 @@ def log_plan_of(config: PipelineConfig, folder: Path | None) -> LogPlan:
 
 def _plan_of(loaded: Loaded, entry: ModuleEntry, targets: Targets, logs: LogPlan) -> CallPlan:
     execution = loaded.config.execution
+    nest = Nest(
+        targets,
+        entry.name,
+        logs,
+        in_processes=execution.worker_type == "process",
+        max_depth=execution.max_nested_depth,
+    )
     return CallPlan(
+        nest=nest,
         module=entry.name,
         pipeline=loaded.config.name,
         depends_on=tuple(entry.depends_on),
         gpus=entry.resources.gpus,
         target=target_of(loaded, entry),
-        targets=targets,
-        nest=Nest(entry.name, logs, execution.worker_type == "process", execution.max_nested_depth),
     )
 
 

@@ -21,6 +21,7 @@ from asyncflow.context import StepContext
 from asyncflow.errors import NestedDepthError, StepCancelled, StepFailed, text_of
 from asyncflow.orchestrator.completed import COMPLETED_STEP, completed_here
 from asyncflow.orchestrator.logs import LogPlan, keeping, kept
+from asyncflow.orchestrator.targets import Targets
 from asyncflow.step import Step, is_coroutine_function
 
 __all__ = ["Nest", "Place", "current_place", "entered"]
@@ -51,12 +52,15 @@ class Nest(msgspec.Struct, frozen=True):
     """What all nested tasks of a module have in common.
 
     Args:
+        targets: what tasks and values may be made of. They stand first, here and in what is sent
+            to a worker, so that the rest can be loaded there.
         module: its name.
         logs: where its output is kept, and theirs.
         in_processes: whether they run in processes, as their modules do.
         max_depth: how deep they may nest; None leaves it to the runtime.
     """
 
+    targets: Targets
     module: str
     logs: LogPlan
     in_processes: bool
@@ -131,7 +135,7 @@ class Place:
                 f"{self.step.node!r} executes tasks {self._depth + 1} levels deep; "
                 f"max_nested_depth is {most}"
             )
-        return [TaskCall(task, next(self._numbers), self._nest, self._depth + 1) for task in listed]
+        return [TaskCall(self._nest, task, next(self._numbers), self._depth + 1) for task in listed]
 
     async def _gather(self, calls: list[TaskCall]) -> list[Any]:
         """Coroutine functions on the event loop, all others in threads, at the same time."""
@@ -143,7 +147,7 @@ class Place:
         )
         # A lambda may give a coroutine: nothing showed that before it was called.
         later = [
-            TaskCall(value.give, next(self._numbers), self._nest, self._depth + 1, number)
+            TaskCall(self._nest, value.give, next(self._numbers), self._depth + 1, number)
             for number, value in found.items()
             if isinstance(value, _Later)
         ]
@@ -175,9 +179,9 @@ class TaskCall(msgspec.Struct):
     ``stands_for`` is the number of the task whose coroutine it awaits.
     """
 
+    nest: Nest
     func: Callable[[], Any]
     number: int
-    nest: Nest
     depth: int
     stands_for: int = -1
 

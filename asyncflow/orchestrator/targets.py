@@ -100,12 +100,22 @@ class Targets(msgspec.Struct, frozen=True):
     folder: str
     scripts: tuple[Target, ...]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (self.folder, self.scripts)
+
     def make_importable(self) -> None:
         """Have Python find what the pipeline's modules define, in this process."""
         for script in self.scripts:
             make_importable(str(script.file.parent))
             _SCRIPTS.known[script.module_name] = str(script.file)
         make_importable(self.folder)
+
+
+def _arrived(folder: str, scripts: tuple[Target, ...]) -> Targets:
+    """Targets in a worker: what is unpickled after them may be of what they name."""
+    targets = Targets(folder, scripts)
+    targets.make_importable()
+    return targets
 
 
 def make_importable(folder: str) -> None:

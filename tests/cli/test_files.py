@@ -62,7 +62,7 @@ def test_a_file_runs_and_tells_how_it_ended(files: Commands) -> None:
     assert ran.exit_code == 0, ran.output
     failed = files.here("run", "pipeline.yaml", "--set", "modules.total.params.fails=true")
     assert failed.exit_code == 1
-    assert "total: failed at attempt 1: ValueError: no sum today" in failed.output
+    assert "total: failed at attempt 2: ValueError: no sum today" in failed.output
 
 
 def test_overlays_and_settings(files: Commands) -> None:

@@ -299,13 +299,15 @@ def test_example_2_goes_on_after_kill_9(project: Project, worker_type: str) -> N
 
 
 def test_a_run_in_progress_elsewhere_is_a_sentence_of_the_command_line(
-    project: Project, ran: Path
+    project: Project,
 ) -> None:
-    project.write("pipeline.yaml", pipeline(ran))
+    project.write("endless.py", "import asyncio\nasync def run(c): await asyncio.Event().wait()\n")
+    text = "pipeline: {name: endless, modules: [{name: m, script: 'endless.py:run'}]}"
+    orchestrator = project.orchestrator(text)
 
     async def try_meanwhile() -> subprocess.CompletedProcess[str]:
-        async with PipelineOrchestrator(project.folder / "pipeline.yaml").start():
-            return await asyncio.to_thread(
+        async with orchestrator.start() as run:
+            ended = await asyncio.to_thread(
                 subprocess.run,
                 [sys.executable, "-m", "asyncflow", "run", "pipeline.yaml"],
                 cwd=project.folder,
@@ -315,6 +317,8 @@ def test_a_run_in_progress_elsewhere_is_a_sentence_of_the_command_line(
                 check=False,
                 timeout=60,
             )
+            await run.cancel()
+            return ended
 
     ended = asyncio.run(try_meanwhile())
     assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
