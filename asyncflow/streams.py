@@ -7,8 +7,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
+from asyncflow.ambient import calling_attempt
+from asyncflow.engine.item_limits import ItemKeys, ItemLimits
 from asyncflow.engine.items import Bounds, Work
+from asyncflow.engine.limited import leases_above
 from asyncflow.engine.streaming import Source, stream
+from asyncflow.limits import Limits, keys_of, limits_of
 from asyncflow.quantities import at_least_one, seconds_of
 from asyncflow.retry import Retry
 from asyncflow.runtime import Runtime, ambient_runtime
@@ -31,6 +35,7 @@ def stream_map(
     on_error: Literal["raise"] = "raise",
     retry: int | Retry = 0,
     timeout: float | timedelta | None = None,
+    limits: Limits | Callable[[T], Limits | None] = (),
     runtime: Runtime | None = None,
 ) -> AsyncGenerator[R, None]: ...
 @overload
@@ -43,6 +48,7 @@ def stream_map(
     on_error: Literal["raise"] = "raise",
     retry: int | Retry = 0,
     timeout: float | timedelta | None = None,
+    limits: Limits | Callable[[T], Limits | None] = (),
     runtime: Runtime | None = None,
 ) -> AsyncGenerator[tuple[T, R], None]: ...
 @overload
@@ -55,6 +61,7 @@ def stream_map(
     on_error: Literal["yield"],
     retry: int | Retry = 0,
     timeout: float | timedelta | None = None,
+    limits: Limits | Callable[[T], Limits | None] = (),
     runtime: Runtime | None = None,
 ) -> AsyncGenerator[tuple[T, R | Exception], None]: ...
 @overload
@@ -67,6 +74,7 @@ def stream_map(
     on_error: Literal["raise"] = "raise",
     retry: int | Retry = 0,
     timeout: float | timedelta | None = None,
+    limits: Limits | Callable[[T], Limits | None] = (),
     runtime: Runtime | None = None,
 ) -> AsyncGenerator[R, None]: ...
 @overload
@@ -79,6 +87,7 @@ def stream_map(
     on_error: Literal["raise"] = "raise",
     retry: int | Retry = 0,
     timeout: float | timedelta | None = None,
+    limits: Limits | Callable[[T], Limits | None] = (),
     runtime: Runtime | None = None,
 ) -> AsyncGenerator[tuple[T, R], None]: ...
 @overload
@@ -91,6 +100,7 @@ def stream_map(
     on_error: Literal["yield"],
     retry: int | Retry = 0,
     timeout: float | timedelta | None = None,
+    limits: Limits | Callable[[T], Limits | None] = (),
     runtime: Runtime | None = None,
 ) -> AsyncGenerator[tuple[T, R | Exception], None]: ...
 @overload
@@ -103,6 +113,7 @@ def stream_map(
     on_error: OnError = "raise",
     retry: int | Retry = 0,
     timeout: float | timedelta | None = None,
+    limits: Limits | Callable[[T], Limits | None] = (),
     runtime: Runtime | None = None,
 ) -> AsyncGenerator[Any, None]: ...
 def stream_map(
@@ -114,6 +125,7 @@ def stream_map(
     on_error: OnError = "raise",
     retry: int | Retry = 0,
     timeout: float | timedelta | None = None,
+    limits: Limits | Callable[[Any], Limits | None] = (),
     runtime: Runtime | None = None,
 ) -> AsyncGenerator[Any, None]:
     """Call ``fn`` on every item of a stream, several at a time, and yield what comes of it.
@@ -143,12 +155,20 @@ def stream_map(
         retry: more tries for an item: a number or a :class:`Retry`. 0 leaves it to the step;
             ``Retry(0)`` means none.
         timeout: seconds (or a timedelta) for one try; None leaves it to the step.
-        runtime: whose ``max_threads`` and ``grace_seconds`` hold. None takes the ambient one;
-            without any, threads are as many as ``concurrency`` and the grace is 2 s.
+        limits: the named keys that each call takes, of those that the runtime defines: keys,
+            weights by key, or a function of the item that returns such (see :func:`step`).
+            ``()`` leaves it to the step. A call that waits for its keys counts among
+            ``concurrency``; each try takes them anew.
+        runtime: whose ``max_threads``, ``grace_seconds`` and limits hold. None takes the ambient
+            one; without any, threads are as many as ``concurrency``, the grace is 2 s, and
+            there are no limits to name.
 
     Raises:
         TypeError, ValueError, GraphError: an argument makes no sense; raised at once.
-        RuntimeError: the runtime is not open in this event loop.
+        RuntimeError: the runtime is not open in this event loop, or there is none and limits are
+            named.
+        CapacityError: ``limits`` names a key that is not defined, or more of it than there is; of
+            a function, the item's call fails with it.
         StepTimeout: a try took longer than ``timeout``; also with ``on_error="yield"`` when
             more than 32 tries that ignored their cancel are still running.
         StepCancelled: somebody else cancelled the task of a call.
@@ -180,8 +200,9 @@ def stream_map(
         raises=on_error == "raise",
         retry=step.retry if retry == 0 and not isinstance(retry, Retry) else Retry.of(retry),
         timeout_seconds=step.timeout if timeout is None else _timeout_of(timeout),
+        keys=_keys_of(step, limits),
     )
-    return stream(work, source, partial(_bounds, runtime))
+    return stream(work, source, partial(_bounds, runtime, work))
 
 
 def _step_of(fn: Any) -> Step[..., Any]:
@@ -215,7 +236,30 @@ def _timeout_of(timeout: float | timedelta) -> float | None:
         raise ValueError(f"stream_map: timeout: {error}") from error
 
 
-def _bounds(runtime: Runtime | None) -> Bounds:
+def _keys_of(step: Step[..., Any], limits: Any) -> ItemKeys:
+    """What each item takes: as was said, or as the step says."""
+    try:
+        given = limits_of(limits)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"stream_map: limits: {error}") from error
+    if given is not None:
+        return given if callable(given) else keys_of(given)
+    if not callable(step.limits):
+        return step.static_keys
+    first = next((p.name for p in step.parameters if not p.is_variadic), None)
+    for parameter in step.limits_parameters:
+        if parameter.name != first and not parameter.has_default:
+            raise TypeError(
+                f"stream_map calls {step.name!r} with an item and nothing else, so nothing fills "
+                f"the parameter {parameter.name!r} of its limits; pass limits= a function of "
+                "the item"
+            )
+    takes_item = any(parameter.name == first for parameter in step.limits_parameters)
+    work_out = step.limits
+    return lambda item: work_out(**{str(first): item} if takes_item else {})
+
+
+def _bounds(runtime: Runtime | None, work: Work) -> Bounds:
     """Of the runtime given, else the ambient one; in the loop in which the iteration begins."""
     if runtime is not None and not runtime.is_usable_here():
         raise RuntimeError(
@@ -223,6 +267,20 @@ def _bounds(runtime: Runtime | None) -> Bounds:
             "loop: 'async with Runtime() as runtime'"
         )
     runtime = runtime or ambient_runtime()
-    if runtime is None:
-        return Bounds()
-    return Bounds(runtime.max_threads, runtime._grace_seconds)
+    if runtime is not None:
+        return Bounds(runtime.max_threads, runtime._grace_seconds, _limits_in(runtime, work))
+    if work.keys:
+        raise RuntimeError(
+            f"stream_map({work.step.name}) names limits, and there is no Runtime here that defines "
+            "any; iterate within 'async with Runtime(limits=…)', or pass runtime="
+        )
+    return Bounds()
+
+
+def _limits_in(runtime: Runtime, work: Work) -> ItemLimits | None:
+    if not work.keys:
+        return None
+    scheduler = runtime._scheduler
+    assert scheduler is not None
+    above = leases_above(calling_attempt(scheduler))
+    return ItemLimits(scheduler, work.step.name, work.keys, above)

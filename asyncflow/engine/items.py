@@ -10,11 +10,14 @@ from typing import Any
 
 import msgspec
 
+from asyncflow.engine.item_limits import ItemKeys, ItemLimits
+from asyncflow.engine.limiter import Lease
 from asyncflow.engine.pace import Pace
 from asyncflow.engine.surroundings import clock_of, surroundings_of
 from asyncflow.errors import StepCancelled, StepTimeout, text_of
 from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.lane import Call, Lane
+from asyncflow.limits import Keys
 from asyncflow.retry import Retry
 from asyncflow.step import Step
 
@@ -34,19 +37,23 @@ class Work(msgspec.Struct, frozen=True):
     raises: bool
     retry: Retry
     timeout_seconds: float | None
+    keys: ItemKeys = ()
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What a runtime says: how many threads (None: as many as calls), how long a grace."""
+    """What a runtime says: how many threads (None: as many as calls), how long a grace, and
+    what calls wait for before they start."""
 
     max_threads: int | None = None
     grace_seconds: float = 2.0
+    limits: ItemLimits | None = None
 
 
 class ItemCall(Call, eq=False):
     """One try of one item; ``place`` is the item's among those taken, from 0.
 
-    ``waiting``: its back-off is not over. ``timer``: of its timeout, its grace or its back-off.
+    ``waiting``: for the end of its back-off, or for named keys. ``timer``: of its timeout, its
+    grace or its back-off. ``keys``: what it takes, where that had to be worked out.
     """
 
     place: int = 0
@@ -55,6 +62,8 @@ class ItemCall(Call, eq=False):
     waiting: bool = False
     timed_out: bool = False
     abandoned: bool = False
+    keys: Keys | None = None
+    lease: Lease | None = None
 
     def drop_timer(self) -> None:
         """Forget the timer, whether it has gone off or not."""
@@ -92,6 +101,9 @@ class ItemCalls:
         self._work = work
         self._finish, self._fail, self._ended = finish, fail, ended
         self.grace_seconds = bounds.grace_seconds
+        self._limits = bounds.limits
+        if bounds.limits is not None:
+            bounds.limits.start, bounds.limits.refuse = self._begin, self._refuse
         self.in_progress: set[ItemCall] = set()
         self._abandoned: set[ItemCall] = set()
         self._stopping = False
@@ -123,7 +135,34 @@ class ItemCalls:
         """Call the function on an item."""
         call = self._make(item, place, 1)
         self.in_progress.add(call)
-        self._go(call)
+        self._enter(call)
+
+    def _enter(self, call: ItemCall) -> None:
+        """Start a call, once it has what it waits for."""
+        if self._limits is None:
+            self._go(call)
+        else:
+            call.waiting = True
+            self._limits.request(call)
+
+    def _begin(self, call: ItemCall) -> None:
+        """A call has its named keys."""
+        assert self._limits is not None
+        if self._stopping:
+            self._limits.give_back(call, unused=True)
+            self._cancel(call)
+        else:
+            call.waiting = False
+            self._go(call)
+
+    def _refuse(self, call: ItemCall, error: BaseException) -> None:
+        """A call can never have its named keys."""
+        self.in_progress.discard(call)
+        if self._work.raises or not isinstance(error, Exception):
+            self._fail(error)
+        else:
+            call.error = error
+            self._finish(call)
 
     def _make(self, item: Any, place: int, number: int) -> ItemCall:
         step = self._work.step
@@ -153,7 +192,7 @@ class ItemCalls:
             return
         call.waiting = False
         call.timer = None
-        self._go(call)
+        self._enter(call)
 
     # -- ends of calls -------------------------------------------------------------------
 
@@ -161,6 +200,8 @@ class ItemCalls:
         """A lane's report that a call ended."""
         if call.timer is not None:
             call.drop_timer()
+        if call.lease is not None and self._limits is not None:
+            self._limits.give_back(call)
         if call.abandoned:
             self._abandoned.discard(call)
         elif call.error is None and not call.cancel_requested and not self._stopping:
@@ -229,6 +270,7 @@ class ItemCalls:
         assert self._random is not None
         following = self._make(call.args[0], call.place, call.number + 1)
         following.waiting = True
+        following.keys = call.keys
         self.in_progress.add(following)
         seconds = self._work.retry.delay_seconds(error, call.number, self._random)
         following.timer = self._loop.call_later(seconds, self._go_again, following)
@@ -269,6 +311,8 @@ class ItemCalls:
             return  # it has ended meanwhile, or was cancelled and its grace is running
         call.drop_timer()
         if call.waiting:
+            if self._limits is not None:
+                self._limits.withdraw(call)
             self.in_progress.discard(call)
             self._ended()
         else:
@@ -282,5 +326,7 @@ class ItemCalls:
 
     def close(self) -> None:
         """End the threads; nothing may be in progress."""
+        if self._limits is not None:
+            self._limits.close()
         for lane in self._lanes.values():
             lane.close()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from math import inf
 from typing import TYPE_CHECKING
 
 from asyncflow import events
 from asyncflow.engine.attempt import Attempt, Phase, parent_of
 from asyncflow.engine.capacity import Lease
+from asyncflow.engine.item_limits import ItemLimits
 from asyncflow.errors import CapacityError, StepFailed, text_of
 from asyncflow.limits import Keys, keys_of
 from asyncflow.states import FAILED
 
 if TYPE_CHECKING:
+    from asyncflow.engine.items import ItemCall
     from asyncflow.engine.scheduler import Scheduler
 
-__all__ = ["Limited"]
+__all__ = ["Limited", "leases_above"]
 
 
 class Limited:
@@ -30,7 +33,9 @@ class Limited:
         self._scheduler = scheduler
         self._timer: asyncio.TimerHandle | None = None
         # Those whose lanes have not told yet when they began.
-        self._starting: list[Attempt] = []
+        self._starting: list[Attempt | ItemCall] = []
+        self.streams: set[ItemLimits] = set()
+        self.items_waiting = 0
 
     # -- which keys ----------------------------------------------------------------------
 
@@ -68,7 +73,7 @@ class Limited:
             why = limiter.refusal_of_keys(keys)
             if why is not None:
                 return why
-        above = _leases_above(attempt)
+        above = leases_above(parent_of(attempt))
         return limiter.refusal_within(keys, above) if above else None
 
     def _refuse(self, attempt: Attempt, error: BaseException) -> None:
@@ -77,8 +82,8 @@ class Limited:
 
     # -- when they start -----------------------------------------------------------------
 
-    def note_start(self, attempt: Attempt) -> None:
-        """An attempt that was counted by a rate was handed to its lane."""
+    def note_start(self, attempt: Attempt | ItemCall) -> None:
+        """What was counted by a rate was handed to its lane."""
         if not self._tell(attempt):
             self._starting.append(attempt)
 
@@ -87,7 +92,7 @@ class Limited:
         if self._starting:
             self._starting = [attempt for attempt in self._starting if not self._tell(attempt)]
 
-    def _tell(self, attempt: Attempt) -> bool:
+    def _tell(self, attempt: Attempt | ItemCall) -> bool:
         lease = attempt.lease
         if lease is None or lease.released:
             return True
@@ -102,16 +107,17 @@ class Limited:
 
         While that timer is set, nothing is stuck.
         """
-        at = self._scheduler.limiter.wake_at()
+        scheduler = self._scheduler
+        at = scheduler.limiter.wake_at()
+        if scheduler.in_flight >= scheduler.max_concurrency and not self.items_waiting:
+            at = inf  # nothing could start before something else ends
         if self._timer is not None:
             if self._timer.when() == at:
                 return
             self._drop_timer()
         if at < inf:
-            self._timer = self._scheduler.loop.call_at(
-                at, self._ask_again, context=self._scheduler.context
-            )
-            self._scheduler.timers += 1
+            self._timer = scheduler.loop.call_at(at, self._ask_again, context=scheduler.context)
+            scheduler.timers += 1
 
     def _drop_timer(self) -> None:
         if self._timer is not None:
@@ -125,7 +131,25 @@ class Limited:
 
     def close(self) -> None:
         """Ask no more."""
+        for stream in list(self.streams):
+            stream.runtime_closed()
         self._drop_timer()
+
+    # -- streams -------------------------------------------------------------------------
+
+    def grant_to_streams(self, most: int) -> bool:
+        """Grant what streams wait for while no attempt may start: they have windows of their own.
+
+        Returns:
+            Whether there may be more to grant.
+        """
+        limiter = self._scheduler.limiter
+        for _ in range(most if self.items_waiting else 0):
+            granted = limiter.grant(self._scheduler.clock(), to=_is_stream)
+            if granted is None:
+                return limiter.has_more
+            self._scheduler.take(*granted)
+        return self.items_waiting > 0
 
     # -- limits of 0 ---------------------------------------------------------------------
 
@@ -151,6 +175,10 @@ class Limited:
         return paused
 
 
+def _is_stream(owner: Hashable) -> bool:
+    return isinstance(owner, ItemLimits)
+
+
 def _broken(attempt: Attempt, error: BaseException) -> StepFailed:
     failed = StepFailed(
         f"the limits of step {attempt.name!r} raised {text_of(error)}; the function takes inputs "
@@ -162,12 +190,11 @@ def _broken(attempt: Attempt, error: BaseException) -> StepFailed:
     return failed
 
 
-def _leases_above(attempt: Attempt) -> list[Lease]:
-    """The leases of the attempts that an attempt is nested in, the nearest first."""
+def leases_above(attempt: Attempt | None) -> list[Lease]:
+    """The leases of an attempt and those that it is nested in, the nearest first."""
     above: list[Lease] = []
-    parent = parent_of(attempt)
-    while parent is not None:
-        if parent.lease is not None:
-            above.append(parent.lease)
-        parent = parent_of(parent)
+    while attempt is not None:
+        if attempt.lease is not None:
+            above.append(attempt.lease)
+        attempt = parent_of(attempt)
     return above

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Hashable, Iterator
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from asyncflow import events
 from asyncflow.engine.attempt import Attempt, Phase
 from asyncflow.engine.caching import Caching, OpenCache
+from asyncflow.engine.item_limits import ItemRequest
 from asyncflow.engine.limited import Limited
 from asyncflow.engine.limiter import Lease, Limiter
 from asyncflow.engine.losses import Losses
@@ -240,7 +241,7 @@ class Scheduler:
             if rest < left:
                 left = rest
         if left <= 0:
-            return False
+            return self.limited.items_waiting > 0 and self.limited.grant_to_streams(_CHUNK)
         if left > _CHUNK:
             left = _CHUNK
         if self.with_ready and self.with_ready[0].remaining is not None:
@@ -298,16 +299,20 @@ class Scheduler:
         if self._limiter is not None:
             granted = self._limiter.grant(self.clock())
             if granted is not None:
-                self._take(*granted)  # type: ignore[arg-type]
+                self.take(*granted)
                 return True
             self.asked = self._limiter.has_more
         return self.starting.start_waiting_for_worker()
 
-    def _take(self, ticket: Attempt | Retake, lease: Lease) -> None:
+    def take(self, ticket: Hashable, lease: Lease) -> None:
+        """The limiter granted what somebody waited for."""
         if isinstance(ticket, Attempt):
             self.starting.take_lease(ticket, lease)
-        else:
+        elif isinstance(ticket, Retake):
             self.nesting.retaken(ticket)
+        else:
+            assert isinstance(ticket, ItemRequest)
+            ticket.granted(lease)
 
     def _start_share(self, run: RunRecord, room: int) -> int:
         """Take on ready units of the run whose turn it is: one, or all if it is alone."""
