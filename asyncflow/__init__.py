@@ -1,6 +1,7 @@
 """asyncflow: a pipeline runtime that lives inside an asyncio program."""
 
 from asyncflow.context import GrantedLease, StepContext
+from asyncflow.environment import Environment
 from asyncflow.errors import (
     AsyncflowError,
     CapacityError,
@@ -47,6 +48,7 @@ __all__ = [
     "CapacityError",
     "Codec",
     "DependencyError",
+    "Environment",
     "GPUConfig",
     "GrantedLease",
     "GraphError",

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack,
 import msgspec
 
 from asyncflow.context import StepContext
+from asyncflow.environment import Environment
 from asyncflow.errors import GraphError
 from asyncflow.failure import RunFailure
 from asyncflow.limits import Keys, StepLimits, keys_of, limits_of
@@ -44,6 +45,7 @@ class StepOptions(TypedDict, total=False):
     outputs: Iterable[str] | None
     execution_group: str | None
     resources: ResourceRequirements | Mapping[str, Any] | None
+    environment: Environment | Mapping[str, Any] | None
     retry: int | Retry
     timeout: float | timedelta | None
     condition: Condition | None
@@ -83,6 +85,7 @@ class Step(Generic[P, R]):
         "__weakref__",
         "cache",
         "condition",
+        "environment",
         "execution_group",
         "func",
         "inputs",
@@ -116,13 +119,14 @@ class Step(Generic[P, R]):
         self.resources = self._checked(
             "resources", ResourceRequirements.of, options.get("resources")
         )
+        self.environment = self._checked("environment", Environment.of, options.get("environment"))
         self.retry = self._checked("retry", Retry.of, options.get("retry", NEVER))
         self.timeout = self._checked("timeout", seconds_of, options.get("timeout"))
         self.condition = self._checked("condition", _condition_of, options.get("condition"))
         self.cache = self._checked("cache", self._cache_of, options.get("cache", False))
         self.when = self._checked("when", _when_of, options.get("when", "success"))
         self.limits = self._checked("limits", limits_of, options.get("limits"))
-        self.lane = self._checked("lane", _lane_of, options.get("lane"))
+        self.lane = self._checked("lane", self._lane_of, options.get("lane"))
         self.tags = self._checked("tags", _tags_of, options.get("tags", ()))
         functools.update_wrapper(self, func, updated=())
 
@@ -131,6 +135,15 @@ class Step(Generic[P, R]):
             return convert(value)
         except (TypeError, ValueError) as error:
             raise GraphError(f"step {self.name!r}: {option}: {error}") from error
+
+    def _lane_of(self, value: Any) -> str | None:
+        if value is not None and value not in LANES:
+            raise ValueError(f"there is no lane {value!r}; the lanes are {lane_names()}")
+        if self.environment is None or value == "process":
+            return cast("str | None", value)
+        if value is not None:
+            raise ValueError(f"is {value!r}, but an environment is that of a process")
+        return "process"
 
     def _cache_of(self, value: Any) -> Cache:
         if value is False or (isinstance(value, str) and value in ("code_hash", "input_hash")):
@@ -308,6 +321,8 @@ def step(func: Any = None, /, **options: Any) -> Any:
         limits: the named keys that each attempt takes, of those that ``Runtime(limits=…)``
             defines: ``["api"]``, ``{"api": 2}``, or a function that takes by name any inputs,
             params and context and returns such, or one key as a text.
+        environment: how the worker process is started (an :class:`Environment` or a mapping of
+            its fields); the step runs in a process then.
         lane: ``"inline"`` (on the event loop), ``"thread"`` or ``"process"``. Left out,
             coroutine functions run inline and others in a thread, or in a process if they ask
             for a GPU.
@@ -401,12 +416,6 @@ def _when_of(value: Any) -> When:
         raise ValueError(f"is 'success', 'failure' or 'always', not {value!r}")
     when: When = value
     return when
-
-
-def _lane_of(value: Any) -> str | None:
-    if value is not None and value not in LANES:
-        raise ValueError(f"there is no lane {value!r}; the lanes are {lane_names()}")
-    return cast("str | None", value)
 
 
 def lane_names() -> str:

@@ -22,6 +22,11 @@ from benchmarks.hold_up import measure_hold_up
 from benchmarks.importing import measure_import
 from benchmarks.makespan import measure_makespan
 from benchmarks.maps import measure_maps
+from benchmarks.process_lane import (
+    measure_process_lane,
+    measure_process_start,
+    measure_process_values,
+)
 from benchmarks.report import Row, as_json, as_table
 from benchmarks.resident import measure_resident
 from benchmarks.sampling import FULL, QUICK, Scale
@@ -36,6 +41,9 @@ MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
     "hold-up": measure_hold_up,
     "sleeps": measure_sleeps,
     "thread-lane": measure_thread_lane,
+    "process-lane": measure_process_lane,
+    "process-values": measure_process_values,
+    "process-start": measure_process_start,
     "stream": measure_stream,
     "maps": measure_maps,
     "resident": measure_resident,

@@ -50,6 +50,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "quantities",
             "accelerators",
             "paper",
+            "environment",
             "events",
             "errors",
         }

@@ -44,6 +44,7 @@ def test_a_bare_step_has_the_name_of_its_function_and_no_options() -> None:
         "name": "double",
         "inputs": None,
         "outputs": None,
+        "environment": None,
         "execution_group": None,
         "resources": None,
         "retry": NEVER,

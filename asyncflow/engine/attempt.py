@@ -153,7 +153,8 @@ class Attempt(Call, eq=False):
 def worker_kind(attempt: Attempt) -> WorkerKind:
     """What the worker process of an attempt has to be started with."""
     granted = granted_lease(attempt)
-    return WorkerKind(granted.gpu_ids, math.ceil(granted.cpus))
+    environment = attempt.run.graph.units.environments.get(attempt.unit)
+    return WorkerKind(granted.gpu_ids, math.ceil(granted.cpus), environment)
 
 
 def make_context(attempt: Attempt) -> StepContext:

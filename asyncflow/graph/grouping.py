@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import msgspec
 
+from asyncflow.environment import Environment
 from asyncflow.errors import GraphError
 from asyncflow.graph.node import Node
 from asyncflow.resources import ResourceRequirements, aggregate
@@ -28,13 +29,15 @@ class Group(msgspec.Struct, frozen=True):
     Args:
         lane: where all members run.
         resources: what the group holds, instead of the aggregate of its members.
+        environment: how its worker process is started; all members run in a process then.
 
     Raises:
-        GraphError: there is no such lane, or the resources make no sense.
+        GraphError: there is no such lane, or the resources or the environment make no sense.
     """
 
     lane: LaneName | None = None
     resources: ResourceRequirements | None = None
+    environment: Environment | None = None
 
     def __post_init__(self) -> None:
         if self.lane is not None and self.lane not in LANES:
@@ -44,6 +47,21 @@ class Group(msgspec.Struct, frozen=True):
         except (TypeError, ValueError) as error:
             raise GraphError(f"Group(resources=…): {error}") from error
         msgspec.structs.force_setattr(self, "resources", resources)
+        self._check_environment()
+
+    def _check_environment(self) -> None:
+        try:
+            environment = Environment.of(self.environment)
+        except (TypeError, ValueError) as error:
+            raise GraphError(f"Group(environment=…): {error}") from error
+        msgspec.structs.force_setattr(self, "environment", environment)
+        if environment is not None:
+            if self.lane not in (None, "process"):
+                raise GraphError(
+                    f"Group(lane={self.lane!r}): an environment is that of a process; leave the "
+                    "lane out"
+                )
+            msgspec.structs.force_setattr(self, "lane", "process")
 
 
 class StepGroup(msgspec.Struct, frozen=True):
@@ -65,7 +83,8 @@ class Units(msgspec.Struct):
     """What is dispatched as one. Without groups every node is the unit of its own number.
 
     ``members`` is None in that case; ``resources`` has only units that ask for something;
-    ``settled`` are the groups whose lane was chosen by name.
+    ``settled`` are the groups whose lane was chosen by name; ``environments`` has only units
+    whose worker is started in a particular way.
     """
 
     of_node: Sequence[int]
@@ -74,6 +93,7 @@ class Units(msgspec.Struct):
     resources: dict[int, ResourceRequirements]
     groups: dict[int, StepGroup]
     settled: set[int] = set()
+    environments: dict[int, Environment] = {}
 
     def __len__(self) -> int:
         return len(self.lanes)
@@ -121,6 +141,9 @@ def make_units(
             units.lanes.append(group.lane)
             if group.aggregated_resources is not None:
                 units.resources[number] = group.aggregated_resources
+            environment = _environment_of(label, chosen, said, problems)
+            if environment is not None:
+                units.environments[number] = environment
     return units
 
 
@@ -137,6 +160,8 @@ def _add_single(units: Units, number: int, step: Step[..., object]) -> None:
     units.lanes.append(lane_of(step))
     if step.resources is not None:
         units.resources[number] = step.resources
+    if step.environment is not None:
+        units.environments[number] = step.environment
 
 
 def _runs(
@@ -200,6 +225,25 @@ def _resources_of(
     except GraphError as error:
         problems.extend(error.problems)
         return None
+
+
+def _environment_of(
+    label: str, nodes: tuple[Node, ...], said: Group | None, problems: list[str]
+) -> Environment | None:
+    """The one environment of a group's worker."""
+    explicit: dict[Environment, str] = {}
+    if said is not None and said.environment is not None:
+        explicit[said.environment] = "Group(environment=…)"
+    for node in nodes:
+        if node.step.environment is not None:
+            explicit.setdefault(node.step.environment, repr(node.name))
+    if len(explicit) > 1:
+        (one, first), (two, second) = list(explicit.items())[:2]
+        problems.append(
+            f"group {label!r} has one worker but {first} wants it in one environment ({one}) and "
+            f"{second} in another ({two}); make them agree or take one out of the group"
+        )
+    return next(iter(explicit), None)
 
 
 def _lane_of_group(label: str, nodes: tuple[Node, ...], said: Group, problems: list[str]) -> str:

@@ -54,6 +54,7 @@ class GrowingGraph(Graph):
             lanes=list(units.lanes),
             settled=units.settled,
             resources=dict(units.resources),
+            environments=dict(units.environments),
             groups=units.groups,
         )
         return grown
@@ -116,6 +117,8 @@ class GrowingGraph(Graph):
         self._add_outputs(index, len(node.asset_names))
         units = self.units
         units.lanes.append(lane)
+        if node.step.environment is not None:
+            units.environments[unit] = node.step.environment
         if units.members is not None:
             units.members.append((index,))
             units.of_node.append(unit)  # type: ignore[attr-defined]
@@ -137,4 +140,6 @@ class GrowingGraph(Graph):
             units.of_node.append(unit)  # type: ignore[attr-defined]
         if like in units.resources:
             units.resources[unit] = units.resources[like]
+        if like in units.environments:
+            units.environments[unit] = units.environments[like]
         self.alone.append(units.members is None and self.is_simple(mapped))

@@ -33,6 +33,8 @@ class PlannedUnit(msgspec.Struct, frozen=True):
         gpu: the devices it holds, such as ``"2x nvidia-v100"``; None for none.
         limits: the named keys that its attempts take, such as ``"api"`` or ``"2x api"``; ``"…"``
             where they depend on inputs.
+        environment: how its worker is started, such as ``"nice -n 10"``; None where nothing is
+            particular about that.
         waits_for: names of the units that must end before it starts.
     """
 
@@ -46,6 +48,7 @@ class PlannedUnit(msgspec.Struct, frozen=True):
     gpu: str | None
     waits_for: tuple[str, ...]
     limits: tuple[str, ...] = ()
+    environment: str | None = None
 
     @property
     def resources(self) -> str:
@@ -159,6 +162,7 @@ def _depth(order: Sequence[int], above: Sequence[set[int]]) -> int:
 def _planned(graph: Graph, unit: int, above: Sequence[int]) -> PlannedUnit:
     group = graph.units.groups.get(unit)
     asked = graph.units.resources.get(unit, _NOTHING)
+    environment = graph.units.environments.get(unit)
     return PlannedUnit(
         name=graph.unit_name(unit),
         members=tuple(graph.nodes[index].name for index in graph.units.members_of(unit)),
@@ -170,6 +174,7 @@ def _planned(graph: Graph, unit: int, above: Sequence[int]) -> PlannedUnit:
         gpu=None if asked.gpu is None else _spelt(asked.gpu),
         waits_for=tuple(graph.unit_name(parent) for parent in above),
         limits=_limits_of(graph, unit),
+        environment=None if environment is None else str(environment),
     )
 
 
@@ -200,12 +205,13 @@ def _sentences(said: Mapping[str, str]) -> Iterator[str]:
 
 # -- text ----------------------------------------------------------------------------
 
-_HEADER = ("unit", "lane", "resources", "steps", "waits for")
+_HEADER = ("unit", "lane", "environment", "resources", "steps", "waits for")
 
 
 def _row(unit: PlannedUnit) -> tuple[str, ...]:
     steps = "" if unit.group is None else _some(unit.members, " → ")
-    return unit.name, unit.lane, unit.resources, steps, _some(unit.waits_for, ", ")
+    waits_for = _some(unit.waits_for, ", ")
+    return unit.name, unit.lane, unit.environment or "", unit.resources, steps, waits_for
 
 
 def _some(names: Sequence[str], between: str) -> str:

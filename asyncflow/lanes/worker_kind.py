@@ -6,6 +6,8 @@ import os
 
 import msgspec
 
+from asyncflow.environment import Environment
+
 __all__ = ["PLAIN", "WorkerKind"]
 
 # What libraries for numbers ask for how many threads they may use.
@@ -24,19 +26,21 @@ class WorkerKind(msgspec.Struct, frozen=True):
     Attributes:
         gpu_ids: the devices it sees; none for a worker that only computes.
         threads: how many threads numeric libraries may use; 0 leaves that to them.
+        environment: the command it is started behind, and what else is particular about that.
     """
 
     gpu_ids: tuple[str, ...] = ()
     threads: int = 0
+    environment: Environment | None = None
 
-    def environment(self) -> dict[str, str]:
-        """The environment variables of such a worker."""
-        variables = dict(os.environ)
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpu_ids)
+    def variables(self) -> dict[str, str]:
+        """The environment variables of such a worker that differ from the host's."""
+        found = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpu_ids)}
         if self.threads:
-            for name in _THREAD_VARIABLES:
-                variables.setdefault(name, str(self.threads))
-        return variables
+            found |= {n: str(self.threads) for n in _THREAD_VARIABLES if n not in os.environ}
+        if self.environment is not None:
+            found |= self.environment.env
+        return found
 
 
 PLAIN = WorkerKind()

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from asyncflow.errors import StepFailed
 from asyncflow.lanes.flow import sending_to_workers
 from asyncflow.lanes.lane import Call, Lane, LaneStatistics
 from asyncflow.lanes.process import wire
@@ -19,6 +18,7 @@ from asyncflow.lanes.process.guardian import Guardian
 from asyncflow.lanes.process.nests import Nests
 from asyncflow.lanes.process.payload import Parcel, discard, pack, unpack
 from asyncflow.lanes.process.raised import rebuild
+from asyncflow.lanes.process.refusals import never_up, no_worker
 from asyncflow.lanes.process.worker_handle import WorkerHandle
 from asyncflow.lanes.worker_kind import PLAIN, WorkerKind
 from asyncflow.pickling.sending import dumps
@@ -88,7 +88,7 @@ class ProcessLane(Lane):
             try:
                 call.worker = self._take(call.worker_kind or PLAIN)
             except OSError as error:
-                self._refuse(call, _no_worker(call.name, error))
+                self._refuse(call, no_worker(call.name, call.worker_kind or PLAIN, error))
                 return
         worker: WorkerHandle = call.worker
         worker.reserved = call.keep_worker
@@ -171,9 +171,9 @@ class ProcessLane(Lane):
 
     def _packed(self, call: Call, worker: WorkerHandle) -> Parcel:
         if not worker.kept:
-            return pack((call.args, call.kwargs), dumps)
+            return pack((call.args, call.kwargs), dumps, inline=worker.takes_no_files)
         with sending_to_workers():
-            return pack((call.args, call.kwargs), dumps)
+            return pack((call.args, call.kwargs), dumps, inline=worker.takes_no_files)
 
     def _begins(self, call: Call) -> None:
         call.started = self._clock()  # until the worker says better
@@ -196,6 +196,8 @@ class ProcessLane(Lane):
             call = worker.calls.get(frame.number)
             if call is not None:
                 call.report(frame.done, frame.total, frame.message)
+        elif kind is wire.Output:
+            worker.feed_output(frame.stream, frame.data)
         elif kind is wire.LogLine:
             _log(frame)
         elif kind is wire.Recalled:
@@ -303,7 +305,9 @@ class ProcessLane(Lane):
         if blamed not in calls and calls and not worker.started:
             blamed = next(iter(calls))
         for number, call in calls.items():
-            if number == blamed or (worker.reserved and not worker.retiring):
+            if worker.never_was_up:
+                self._refuse(call, never_up(call.name, worker, death))
+            elif number == blamed or (worker.reserved and not worker.retiring):
                 self._fail_dead(call, worker, death)
             elif self._closed:
                 self._cancel_dead(call)
@@ -419,12 +423,6 @@ class ProcessLane(Lane):
         self._ending.clear()
         self._lost.clear()
         self._guardian.close()
-
-
-def _no_worker(step: str, error: OSError) -> Exception:
-    refused = StepFailed(f"step {step!r} got no worker process: {error}", step=step)
-    refused.__cause__ = error
-    return refused
 
 
 def _unsendable_arguments(call: Call, error: Exception) -> Exception:

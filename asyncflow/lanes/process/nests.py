@@ -62,10 +62,10 @@ class Nests:
         if worker.is_gone:
             return
         try:
-            parcel = pack(value, dumps)
+            parcel = pack(value, dumps, inline=worker.takes_no_files)
             descriptor = parcel.write()
         except Exception as error:  # noqa: BLE001 - pickling calls the user's code
-            parcel, failed = pack(flatten(error, dumps), dumps), True
+            parcel, failed = pack(flatten(error, dumps), dumps, inline=worker.takes_no_files), True
             descriptor = parcel.write()
         worker.control.send(wire.Answer(ticket, parcel.packet, failed), descriptor)
 

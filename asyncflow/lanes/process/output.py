@@ -51,6 +51,11 @@ class OutputReader:
             if len(data) < _READ_BYTES:
                 return True
 
+    def feed(self, data: bytes) -> None:
+        """Take in what came another way than by the pipe."""
+        self._data += data
+        self._tell_whole_lines()
+
     def end_call(self, marked: bool) -> None:
         """The call whose turn it was has ended: all up to its mark is its own."""
         while marked and not self._at_mark:

@@ -68,16 +68,23 @@ def plain_dumps(value: Any, take: BufferCallback | None) -> bytes:
     return pickle.dumps(value, 5, buffer_callback=take)
 
 
-def pack(value: Any, dumps: Dumps = plain_dumps) -> Parcel:
+def inline_only() -> None:
+    """Have this process put all it sends into the stream: no descriptor would get through."""
+    global _HAS_MEMORY_FILES
+    _HAS_MEMORY_FILES = False
+
+
+def pack(value: Any, dumps: Dumps = plain_dumps, *, inline: bool = False) -> Parcel:
     """Pickle a value.
 
     Args:
         dumps: how; called again with a callback of its own for each try.
+        inline: whether all of it has to go into the stream.
 
     Raises:
         Exception: whatever pickling it raises.
     """
-    if not _HAS_MEMORY_FILES:
+    if inline or not _HAS_MEMORY_FILES:
         return Parcel(Packet(dumps(value, None)), [])
     parts: list[memoryview] = []
 

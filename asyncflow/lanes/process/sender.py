@@ -38,11 +38,11 @@ class Sender:
             return
         self._waiting.append((memoryview(data), descriptor))
         if len(self._waiting) == 1 and not self._send_some():
-            self._loop.add_writer(self._channel.socket.fileno(), self._go_on)
+            self._loop.add_writer(self._channel.write_fileno(), self._go_on)
 
     def _go_on(self) -> None:
         if self._send_some():
-            self._loop.remove_writer(self._channel.socket.fileno())
+            self._loop.remove_writer(self._channel.write_fileno())
 
     def _send_some(self) -> bool:
         """Send what goes; whether that was all."""
@@ -72,7 +72,7 @@ class Sender:
         if not self._closed:
             self._closed = True
             if self._waiting:
-                self._loop.remove_writer(self._channel.socket.fileno())
+                self._loop.remove_writer(self._channel.write_fileno())
                 self._drop_all()
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from asyncflow.lanes.process import wire
 from asyncflow.lanes.worker_kind import WorkerKind
 
-__all__ = ["Spawned", "spawn"]
+__all__ = ["Spawned", "interpreter_flags", "log_levels", "spawn"]
 
 # The front of the package loads all of it, which takes longer than most first calls. In a worker
 # it is loaded when something first asks for one of its names; "from asyncflow import events" asks
@@ -93,13 +93,13 @@ def _start(
         word=word,
         host=os.getpid(),
         mark=mark,
-        levels=_log_levels(),
+        levels=log_levels(),
         cpus=kind.threads,
     )
     return subprocess.Popen(
         [
             sys.executable,
-            *_interpreter_flags(),
+            *interpreter_flags(),
             "-P",
             "-X",
             "faulthandler",
@@ -111,7 +111,7 @@ def _start(
         stdout=stdout,
         stderr=stderr,
         pass_fds=(work, control, word),
-        env=kind.environment(),
+        env={**os.environ, **kind.variables()},
         start_new_session=True,
     )
 
@@ -128,13 +128,13 @@ def _word_file() -> int:
     return word
 
 
-def _interpreter_flags() -> list[str]:
+def interpreter_flags() -> list[str]:
     """The options of this interpreter that its workers should share."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     return flags
 
 
-def _log_levels() -> dict[str, int]:
+def log_levels() -> dict[str, int]:
     """The levels that are set on this process's loggers, by name; the root's is ``""``."""
     levels = {"": logging.getLogger().level}
     for name, logger in list(logging.Logger.manager.loggerDict.items()):

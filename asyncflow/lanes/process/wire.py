@@ -17,6 +17,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -36,6 +37,7 @@ __all__ = [
     "HostFrame",
     "LogLine",
     "New",
+    "Output",
     "Packet",
     "Recall",
     "Recalled",
@@ -187,13 +189,20 @@ class Withdraw(msgspec.Struct, array_like=True, tag=6):
     ticket: int
 
 
+class Output(msgspec.Struct, array_like=True, tag=8):
+    """What a call has written to a stream (1: stdout) that is no pipe of its own."""
+
+    stream: int
+    data: bytes
+
+
 class Hello(msgspec.Struct, array_like=True, tag=7):
     """The worker is up."""
 
     pid: int
 
 
-WorkerFrame = Done | Failed | Report | LogLine | Recalled | Ask | Withdraw | Hello
+WorkerFrame = Done | Failed | Report | LogLine | Recalled | Ask | Withdraw | Hello | Output
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -219,8 +228,19 @@ class Channel:
         kinds: the union of frames that come from there.
     """
 
+    # Why a worker that may be of another version cannot be used.
+    refusal = ""
+
+    @property
+    def printed(self) -> tuple[str, ...]:
+        """What came before the worker was up; nothing where only a worker can be there."""
+        return ()
+
     def __init__(self, sock: socket.socket, kinds: Any) -> None:
         self.socket = sock
+        self._prepare(kinds)
+
+    def _prepare(self, kinds: Any) -> None:
         self._decode = msgspec.msgpack.Decoder(kinds).decode
         # The beginning of a frame that has not come whole, and how long it has to be.
         self._rest = bytearray()
@@ -245,8 +265,10 @@ class Channel:
             return None
         if ancillary:
             self._take_descriptors(ancillary)
-        if not data:
-            return None
+        return self.take_in(data) if data else None
+
+    def take_in(self, data: bytes) -> list[Any]:
+        """The frames that are whole with what just came."""
         if not self._rest:
             return self._frames_of(data)
         self._rest += data
@@ -297,6 +319,21 @@ class Channel:
                 os.close(descriptor)
             if sent < len(data):
                 self.socket.sendall(memoryview(data)[sent:])
+
+    # -- what the host's loop watches ------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Where frames come from."""
+        return self.socket.fileno()
+
+    def write_fileno(self) -> int:
+        """Where they are sent to."""
+        return self.socket.fileno()
+
+    def end_sending(self) -> None:
+        """Let the other end read on to here, and no further."""
+        with suppress(OSError):  # it may have gone already
+            self.socket.shutdown(socket.SHUT_WR)
 
     def send_some(self, data: bytes | memoryview, descriptor: int | None) -> int:
         """Send the beginning of a frame, and its descriptor with it; how many bytes went."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from asyncflow.lanes.process.control import Asked, RemoteControl
 
-__all__ = ["Worker", "main"]
+__all__ = ["Worker", "die", "main", "run"]
 
 # A call that takes longer may have grown the process.
 _LOOK_AT_MEMORY_SECONDS = 0.01
@@ -238,11 +238,20 @@ class Worker:
     def obey(self) -> None:
         """Read the control channel; at its end the host is gone, and so is this process."""
         try:
-            while (frames := self._control.receive()) is not None:
-                for frame in frames:
-                    self._obey_one(frame)
+            self.obey_until_the_end()
         finally:
             die()
+
+    def obey_until_the_end(self) -> None:
+        """Read the control channel to its end."""
+        while (frames := self._control.receive()) is not None:
+            for frame in frames:
+                self._obey_one(frame)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is being made."""
+        return self._current != 0
 
     def _obey_one(self, frame: wire.HostFrame) -> None:
         if isinstance(frame, wire.Cancel):
@@ -413,12 +422,23 @@ def main(
         Streams(mark),
     )
     os.close(word)
-    here.control, here.leased_cpus = worker.control, cpus
 
     def obey() -> None:
         _die_with(host)
         worker.obey()
 
+    run(worker, obey, levels, cpus)
+
+
+def run(worker: Worker, obey: Callable[[], None], levels: dict[str, int], cpus: int) -> None:
+    """Have a worker serve until the host closes the channel.
+
+    Args:
+        obey: what its control thread does.
+        levels: of the host's loggers that have one set, by name.
+        cpus: how many its calls hold.
+    """
+    here.control, here.leased_cpus = worker.control, cpus
     threading.Thread(target=obey, name="asyncflow-control", daemon=True).start()
     from asyncflow.lanes.process import worker_logging
 

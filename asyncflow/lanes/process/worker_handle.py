@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
 import signal
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.deaths import Reaper
+from asyncflow.lanes.process.links import connect
 from asyncflow.lanes.process.output import OutputReader
 from asyncflow.lanes.process.sender import Sender
-from asyncflow.lanes.process.spawning import spawn
 from asyncflow.lanes.worker_kind import WorkerKind
 
 if TYPE_CHECKING:
@@ -74,20 +71,14 @@ class WorkerHandle:
         self.units = 0
         self._loop, self._told, self._died = loop, told, died
         mark = b"\0" + os.urandom(12).hex().encode() + b"\0"
-        spawned = spawn(kind, name, mark)
-        self._process = spawned.process
-        self.pid = spawned.process.pid
+        link = connect(kind, name, mark, self._take_output)
+        self._process, self._word, self._outputs = link.process, link.word, link.outputs
+        self.pid = link.process.pid
         self._reaper = Reaper(self.pid)
-        self._word = mmap.mmap(spawned.word, wire.WORD.size)
-        os.close(spawned.word)
-        self._work = wire.Channel(spawned.work, wire.WorkerFrame)
-        self._control = wire.Channel(spawned.control, wire.WorkerFrame)
+        self._work, self._control = link.work, link.control
         self.work = Sender(loop, self._work)
-        self.control = Sender(loop, self._control)
-        self._outputs = [
-            OutputReader(spawned.stdout, 1, mark, self._take_output),
-            OutputReader(spawned.stderr, 2, mark, self._take_output),
-        ]
+        one_channel = self._work is self._control
+        self.control = self.work if one_channel else Sender(loop, self._control)
         self._timer: asyncio.TimerHandle | None = None
         self._looks = 0
         self._pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
@@ -98,9 +89,10 @@ class WorkerHandle:
 
     def _watch(self) -> None:
         loop = self._loop
-        loop.add_reader(self._work.socket.fileno(), self._read_work)
+        loop.add_reader(self._work.fileno(), self._read_work)
         for output in self._outputs:
-            loop.add_reader(output.descriptor, self._read_output, output)
+            if output.descriptor >= 0:
+                loop.add_reader(output.descriptor, self._read_output, output)
         if self._pidfd is not None:
             loop.add_reader(self._pidfd, self._look)
 
@@ -112,6 +104,8 @@ class WorkerHandle:
     @property
     def current(self) -> int:
         """The number of the call that it is making, 0 for none."""
+        if self._word is None:
+            return next(iter(self.calls), 0)  # it makes them in their order
         number: int = wire.WORD.unpack_from(self._word, 0)[0]
         return number
 
@@ -125,7 +119,7 @@ class WorkerHandle:
     def _read_work(self) -> None:
         frames = self._work.receive()
         if frames is None:
-            self._loop.remove_reader(self._work.socket.fileno())
+            self._loop.remove_reader(self._work.fileno())
             self._look()
             return
         for frame in frames:
@@ -140,6 +134,10 @@ class WorkerHandle:
         if call is not None:
             call.take_output(stream, lines)
 
+    def feed_output(self, stream: int, data: bytes) -> None:
+        """What it has printed came in a frame."""
+        self._outputs[stream - 1].feed(data)
+
     def end_output(self, marks: int) -> None:
         """The first call has ended; what it printed is told before anything follows from that."""
         for output in self._outputs:
@@ -149,6 +147,27 @@ class WorkerHandle:
         """What is printed from now on belongs to the call that is the first one now."""
         for output in self._outputs:
             output.resume()
+
+    @property
+    def takes_no_files(self) -> bool:
+        """Whether values have to travel in the stream itself."""
+        return self._word is None
+
+    @property
+    def printed(self) -> tuple[str, ...]:
+        """All that came from it before it was up."""
+        return (*self._work.printed, *self.last_output)
+
+    @property
+    def never_was_up(self) -> bool:
+        """Whether it has ended in its environment before it could be used, by itself."""
+        ended_by_itself = bool(self.refusal) or not self.killed
+        return self.kind.environment is not None and not self.started and ended_by_itself
+
+    @property
+    def refusal(self) -> str:
+        """Why it cannot be used, as its handshake tells."""
+        return self._work.refusal
 
     @property
     def last_output(self) -> tuple[str, ...]:
@@ -164,9 +183,7 @@ class WorkerHandle:
             return
         self.retiring = True
         self.work.close()
-        with suppress(OSError):  # it may have gone already
-            # The worker reads on to here, and leaves.
-            self._work.socket.shutdown(socket.SHUT_WR)
+        self._work.end_sending()  # the worker reads on to here, and leaves
         self._timer = self._loop.call_later(_END_SECONDS, self.kill)
 
     def kill(self) -> None:
@@ -222,14 +239,17 @@ class WorkerHandle:
         self.work.close()
         self.control.close()
         if not loop.is_closed():
-            loop.remove_reader(self._work.socket.fileno())
+            loop.remove_reader(self._work.fileno())
             for output in self._outputs:
-                loop.remove_reader(output.descriptor)
+                if output.descriptor >= 0:
+                    loop.remove_reader(output.descriptor)
             if self._pidfd is not None:
                 loop.remove_reader(self._pidfd)
         self.last_number = self.current
-        for closing in (self._work, self._control, *self._outputs, self._word):
-            closing.close()  # type: ignore[attr-defined]
+        for closing in (self._work, self._control, *self._outputs):
+            closing.close()
+        if self._word is not None:
+            self._word.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
         # It was waited for here, so that its Popen need not.

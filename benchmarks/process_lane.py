@@ -1,0 +1,191 @@
+"""The process lane: what a call in a worker costs, what a value costs, how long a start takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any
+
+from anyio import CapacityLimiter
+from anyio.to_process import run_sync
+
+from asyncflow import Pipeline, Runtime, step
+from benchmarks.by_hand import by_hand
+from benchmarks.graphs import fan_out, pipeline_of
+from benchmarks.report import Goal, Row
+from benchmarks.sampling import Scale, compare_async, run_in
+
+__all__ = ["measure_process_lane", "measure_process_start", "measure_process_values"]
+
+WORKERS = 2
+ARRAY_BYTES = 2**20
+LARGE_BYTES = 100 * 2**20
+MILLISECOND = 0.001
+
+
+@step(lane="process")
+def no_op() -> int:
+    """A function that does nothing."""
+    return 1
+
+
+@step(lane="process")
+def compute() -> int:
+    """A function that keeps a CPU busy for a millisecond of its own time."""
+    turns, until = 0, time.process_time() + MILLISECOND
+    while time.process_time() < until:
+        turns += 1
+    return turns
+
+
+@step(lane="process")
+def make_array() -> Any:
+    """An array of a megabyte."""
+    import numpy
+
+    return numpy.ones(ARRAY_BYTES // 8)
+
+
+@step(lane="process", execution_group="large", outputs=["large"])
+def make_large() -> Any:
+    """An array of 100 MB."""
+    import numpy
+
+    return numpy.ones(LARGE_BYTES // 8)
+
+
+@step(lane="process", execution_group="large", inputs=["large"], outputs=["larger"])
+def add_one(large: Any) -> Any:
+    """The array itself, changed in place: what is measured is the passing on."""
+    large += 1
+    return large
+
+
+@step(lane="process", execution_group="large", inputs=["larger"], outputs=["total"])
+def add_up(larger: Any) -> float:
+    """The sum of the array."""
+    return float(larger.sum())
+
+
+def _functions_in_turn() -> float:
+    return add_up.func(add_one.func(make_large.func()))
+
+
+# -- calls ---------------------------------------------------------------------------------
+
+
+async def _compare_calls(scale: Scale) -> list[Row]:
+    deps = fan_out(scale.of(2_000))
+    pipeline = pipeline_of(deps, no_op)
+    limiter = CapacityLimiter(WORKERS)
+    with ProcessPoolExecutor(WORKERS) as pool:
+        async with Runtime(max_cpus=WORKERS) as runtime:
+            ours = run_in(runtime, pipeline)
+            by_submit = partial(by_hand, deps, partial(_submit, pool, no_op.func))
+            by_anyio = partial(by_hand, deps, partial(run_sync, no_op.func, limiter=limiter))
+            await _warm_up(ours, by_submit, by_anyio)
+            submitted = await compare_async(scale, ours, by_submit)
+            beside_anyio = await compare_async(scale, ours, by_anyio)
+            mapped = await _compare_computing(scale, runtime, pool)
+    return [
+        Row("process lane, 2k no-ops, against submit()", *submitted, goal=Goal("ratio", 0.33)),
+        Row("the same against anyio.to_process", *beside_anyio),
+        Row("process lane, 1k × 1 ms, against map()", *mapped, goal=Goal("ratio", 1.05)),
+    ]
+
+
+async def _compare_computing(
+    scale: Scale, runtime: Runtime, pool: ProcessPoolExecutor
+) -> tuple[float, float]:
+    size = scale.of(1_000)
+    ours = run_in(runtime, pipeline_of(fan_out(size), compute))
+
+    def mapped() -> list[int]:
+        chunk = max(1, size // (4 * WORKERS))
+        return list(pool.map(_compute_one, range(size), chunksize=chunk))
+
+    return await compare_async(scale, ours, partial(asyncio.to_thread, mapped))
+
+
+def _compute_one(_: int) -> int:
+    return compute.func()
+
+
+async def _submit(pool: ProcessPoolExecutor, func: Callable[[], Any]) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(pool, func)
+
+
+async def _warm_up(*calls: Callable[[], Awaitable[Any]]) -> None:
+    for call in calls:
+        await call()
+
+
+def measure_process_lane(scale: Scale) -> list[Row]:
+    """Calls in two warm worker processes, against ProcessPoolExecutor and anyio.to_process."""
+    return asyncio.run(_compare_calls(scale))
+
+
+# -- values --------------------------------------------------------------------------------
+
+
+async def _compare_values(scale: Scale) -> list[Row]:
+    size = scale.of(200)
+    deps, names = fan_out(size), [f"n{number}" for number in range(size)]
+    pipeline = pipeline_of(deps, make_array)
+    group = Pipeline("group", steps=[make_large, add_one, add_up])
+    group.build()
+    with ProcessPoolExecutor(WORKERS) as pool:
+        async with Runtime(max_cpus=WORKERS) as runtime:
+
+            async def ours() -> list[float]:
+                result = await run_in(runtime, pipeline)()
+                return [float(result[name].sum()) for name in names]
+
+            async def reference() -> list[float]:
+                arrays = await by_hand(deps, partial(_submit, pool, make_array.func))
+                return [float(array.sum()) for array in arrays]
+
+            async def in_turn() -> float:
+                return await _submit(pool, _functions_in_turn)
+
+            grouped = run_in(runtime, group)
+            await _warm_up(ours, reference, grouped, in_turn)
+            arrays = await compare_async(scale, ours, reference)
+            handed_on = await compare_async(scale, grouped, in_turn)
+    return [
+        Row("200 × 1 MB arrays from processes", *arrays, goal=Goal("ratio", 0.33)),
+        Row("a group hands 100 MB on, against calls", *handed_on, goal=Goal("ratio", 1.2)),
+    ]
+
+
+def measure_process_values(scale: Scale) -> list[Row]:
+    """Arrays out of worker processes and between the members of a group."""
+    return asyncio.run(_compare_values(scale))
+
+
+# -- the start -----------------------------------------------------------------------------
+
+
+async def _first_result() -> None:
+    async with Runtime(max_cpus=WORKERS) as runtime:
+        await run_in(runtime, pipeline_of([()], no_op))()
+
+
+async def _first_of_a_pool() -> None:
+    with ProcessPoolExecutor(WORKERS) as pool:
+        await _submit(pool, no_op.func)
+
+
+async def _compare_starts(scale: Scale) -> tuple[float, float]:
+    return await compare_async(scale, _first_result, _first_of_a_pool)
+
+
+def measure_process_start(scale: Scale) -> list[Row]:
+    """From a new runtime to its first result from a process, and its end."""
+    ours, forked = asyncio.run(_compare_starts(scale))
+    return [
+        Row("first result of a cold process lane", ours, forked, goal=Goal("limit", 0.15)),
+    ]
