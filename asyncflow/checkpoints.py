@@ -171,7 +171,8 @@ class Checkpoints:
     def _open(
         self, directory: str, request: RunRequest, run_id: str, clock: Callable[[], float]
     ) -> Checkpoint:
-        if directory == DEFAULT_DIRECTORY and not os.path.exists(directory):
+        asked = isinstance(request.checkpoint, str) or self._storage.directory is not None
+        if not asked and not os.path.exists(directory):
             _LOGGER.warning(
                 "runs are recorded in %s; Runtime(directory=…) or checkpoint=… keeps them "
                 "elsewhere",

@@ -15,6 +15,7 @@ from asyncflow.errors import (
     StepCancelled,
     StepFailed,
     StepSkipped,
+    StorageError,
     text_of,
 )
 from asyncflow.quantities import format_seconds
@@ -139,6 +140,7 @@ class PipelineResult:
         reason: str,
         source: ResultSource,
         resumed: bool = False,
+        recording_error: StorageError | None = None,
     ) -> None:
         self.run_id = run_id
         self.pipeline_name = pipeline_name
@@ -147,6 +149,8 @@ class PipelineResult:
         self.reason = reason
         # Whether the run was recorded before, and went on or was given back as it was.
         self.resumed = resumed
+        # Why the run could not be recorded to its end.
+        self.recording_error = recording_error
         self._source = source
         self.step_results = StepResults(source.names, source.make)
 

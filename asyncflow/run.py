@@ -367,6 +367,7 @@ def make_result(record: RunRecord) -> PipelineResult:
         duration_seconds=record.ended_at - record.began_at,
         reason=record.stopping or "",
         resumed=record.is_resumed,
+        recording_error=None if record.recorder is None else record.recorder.error,
         source=ResultSource(
             names=graph.index,
             assets=graph.assets,

@@ -39,6 +39,7 @@ class Order(msgspec.Struct, frozen=True):
     failure_policy: FailurePolicy | None = None
     timeout_seconds: float | None = None
     run_id: str | None = None
+    checkpoint: str | None = None
     restart: bool = False
     progress: bool = True
     events: int | None = None
@@ -56,6 +57,8 @@ class Ending(msgspec.Struct, frozen=True):
     def exit_code(self) -> ExitCode:
         if self.result.success:
             return ExitCode.FAILED if self.events_lost else ExitCode.SUCCESS
+        if self.result.recording_error is not None:
+            return ExitCode.UNRECORDED
         stopped = self.interrupted and self.result.state is RunState.CANCELLED
         return ExitCode.INTERRUPTED if stopped else ExitCode.FAILED
 
@@ -112,16 +115,20 @@ def _runtime_of(order: Order) -> Runtime:
 
 
 def _started(order: Order, runtime: Runtime) -> AbstractAsyncContextManager[Run]:
-    only_files: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if isinstance(order.pipeline, PipelineOrchestrator):
-        only_files["force_restart"] = order.restart
+        options["force_restart"] = order.restart
+        if order.checkpoint is not None:
+            raise CommandError("a pipeline's file says itself whether and where it is recorded")
+    else:
+        options["checkpoint"] = order.checkpoint
     return order.pipeline.start(
         order.inputs,
         runtime=runtime,
         run_id=order.run_id,
         failure_policy=order.failure_policy,
         timeout=order.timeout_seconds,
-        **only_files,
+        **options,
     )
 
 

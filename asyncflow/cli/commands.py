@@ -21,6 +21,8 @@ from asyncflow.cli.file_commands import Overlays, Settings, add_commands
 from asyncflow.cli.files import LaidOver, load_any
 from asyncflow.cli.inputs import parse_inputs
 from asyncflow.cli.pictures import Pictures
+from asyncflow.cli.recorded import Directory, RunName, add_recorded_commands, check_recorded
+from asyncflow.cli.recorded import runs as recorded_runs
 from asyncflow.orchestrator.orchestrator import PipelineOrchestrator
 from asyncflow.progress import shown
 from asyncflow.request import FailurePolicy
@@ -119,7 +121,14 @@ def run(
         Policy | None, typer.Option(help="What a failure does to the rest of the run.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
-    run_id: Annotated[str | None, typer.Option(help="A name for the run.")] = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option(help="A name for the run; a recorded run of that name goes on."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Record the run in this directory, such as .asyncflow."),
+    ] = None,
     events: Annotated[
         EventFormat | None,
         typer.Option(help="Write each event to standard output; all else goes to standard error."),
@@ -148,7 +157,7 @@ def run(
 
     Ctrl-C once starts nothing new and lets what runs end, twice cancels, a third time exits.
     The exit code is 0 after a success, 1 after a failure, 2 if the command or the pipeline is
-    wrong, 130 if it was interrupted.
+    wrong, 3 if the run could not be recorded any more, 130 if it was interrupted.
     """
     with sentences(traceback):
         # On a terminal the events are what there is to see.
@@ -168,6 +177,7 @@ def run(
             failure_policy=policy,
             timeout_seconds=timeout,
             run_id=run_id,
+            checkpoint=checkpoint,
             restart=restart,
             progress=progress,
             events=descriptor,
@@ -235,13 +245,41 @@ def doctor(
         typer.echo(shown(found.as_text(), lines=True))
 
 
+@app.command()
+def resume(
+    run: RunName,
+    target: Target,
+    directory: Directory = ".asyncflow",
+    max_cpus: MaxCpus = None,
+    max_gpus: MaxGpus = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show no progress, and nothing after a success.")
+    ] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Go on with a recorded run of a pipeline, with the inputs that were recorded.
+
+    Which code to run is never taken from the record: name the pipeline.
+    """
+    with sentences(traceback):
+        pipeline = load_any(target, LaidOver((), (), max_cpus, max_gpus, None, restart=False))
+        check_recorded(directory, run)
+        log_to_stderr("log_failure", *(["log_advice"] if not quiet else []))
+        order = Order(
+            pipeline=pipeline,
+            inputs={},
+            max_cpus=max_cpus,
+            max_gpus=max_gpus,
+            run_id=run,
+            checkpoint=directory,
+            progress=not quiet,
+        )
+        ending = run_blocking(lambda: attend(order), "asyncflow resume")
+    tell(ending, quiet=quiet, with_traceback=traceback)
+    end(ending.exit_code, ending.abandoned)
+
+
 add_commands(app)
 app.add_typer(housekeeping.cache)
-runs = typer.Typer(
-    name="runs",
-    help="Look after the records of runs.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-runs.command("prune")(housekeeping.prune_runs)
-app.add_typer(runs)
+recorded_runs.command("prune")(housekeeping.prune_runs)
+add_recorded_commands(app)

@@ -31,6 +31,7 @@ class ExitCode(IntEnum):
     SUCCESS = 0
     FAILED = 1
     WRONG = 2
+    UNRECORDED = 3
     INTERRUPTED = 130
 
 
