@@ -17,6 +17,9 @@ __all__ = ["LIBRARIES", "imported_codecs", "library_codec"]
 # By tag: the library, and the module of ours that has CODEC.
 LIBRARIES: Final = {
     "numpy": ("numpy", "asyncflow.storage.numpy_codec"),
+    "pandas": ("pandas", "asyncflow.storage.pandas_codec"),
+    "polars": ("polars", "asyncflow.storage.polars_codec"),
+    "arrow": ("pyarrow", "asyncflow.storage.arrow_codec"),
 }
 _loaded: dict[str, Codec] = {}
 

@@ -33,10 +33,13 @@ class NumpyCodec:
             return ("scalar", _described(value.dtype), np.asarray(value).tobytes())
         if type(value) is not np.ndarray:
             raise NotRecordable(type(value), "convert it with numpy.asarray(…)")
+        descr = _described(value.dtype)
         order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         flat = np.ascontiguousarray(value.T if order == "F" else value)
+        if value.dtype.names is not None:
+            flat = _without_padding(flat)
         buffer = memoryview(flat.reshape(-1).view(np.uint8)) if flat.nbytes else b""
-        return ("array", _described(value.dtype), value.shape, order, buffer)
+        return ("array", descr, value.shape, order, buffer)
 
     def decode(self, encoded: Any) -> Any:
         form, descr, *rest = encoded
@@ -47,6 +50,14 @@ class NumpyCodec:
             return np.frombuffer(rest[0], dtype, count=1)[0].copy()
         shape, order, buffer = rest
         return _array(dtype, tuple(shape), order, buffer)
+
+
+def _without_padding(array: Any) -> Any:
+    """Records with nothing left over from before in the gaps between their fields."""
+    clean = np.zeros(array.shape, array.dtype)
+    for name in array.dtype.names:
+        clean[name] = array[name]
+    return clean
 
 
 def _array(dtype: Any, shape: tuple[int, ...], order: str, buffer: Any) -> Any:
@@ -72,8 +83,8 @@ def _described(dtype: Any) -> Any:
     """A dtype as builtin values, if it comes back from them."""
     if dtype.hasobject or dtype.char not in _KINDS:
         raise NotRecordable(f"numpy array of {dtype}", "convert it with tolist()")
-    descr = np.lib.format.dtype_to_descr(dtype)
-    if dtype.metadata or np.lib.format.descr_to_dtype(descr) != dtype:
+    descr = None if dtype.metadata else np.lib.format.dtype_to_descr(dtype)
+    if descr is None or np.lib.format.descr_to_dtype(descr) != dtype:
         raise NotRecordable(f"numpy array of {dtype}", "its type cannot be written down in full")
     return descr
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -479,3 +480,35 @@ async def test_warnings_of_the_cache_are_recorded_too(tmp_path: Path) -> None:
     read = warnings_of(list(read_events(tmp_path, "r")))
     assert live == read
     assert len(read) == 1
+
+
+# -- worker processes ------------------------------------------------------------------
+
+
+def _pid_and(x: Any) -> list[Any]:
+    return [os.getpid(), x]
+
+
+def _both(make: list[Any], extend: list[Any]) -> list[Any]:
+    return [os.getpid(), make, extend]
+
+
+async def test_members_of_a_group_in_a_process_are_found_one_by_one(runtime: Runtime) -> None:
+    in_process: dict[str, Any] = {"lane": "process", "execution_group": "g"}
+    pipeline = (
+        Pipeline("p")
+        .add_step(step(_pid_and, name="make", **in_process))
+        .add_step(
+            step(_pid_and, name="extend", cache=lambda x: x[1], **in_process), inputs={"x": "make"}
+        )
+        .add_step(step(_both, name="both", **in_process))
+    )
+    first, events = await run(pipeline, runtime, x=5)
+    assert not warnings_of(events)
+    made, extended = first["make"], first["extend"]
+    assert extended[1] == made
+    again, events = await run(pipeline, runtime, x=5)
+    assert not warnings_of(events)
+    assert again.step_results["extend"].cached
+    assert not again.step_results["make"].cached
+    assert again["both"][2] == extended
