@@ -68,7 +68,8 @@ class Attempt(Call, eq=False):
     ``postponed``: it waited until earlier members of its group had run again.
     ``waits``: for how many pieces of its nest it is waiting; ``nest``: the nested nodes it
     asked for that have not ended, ``nested_runs`` the runs; ``retake``: it waits for its CPUs to go
-    on. ``alone``: started by the shortest way, see :attr:`Graph.alone`.
+    on; ``parking``: numbers those that began to wait, the youngest last.
+    ``alone``: started by the shortest way, see :attr:`Graph.alone`.
     ``examined``: its devices were looked at after it failed. ``looked``: it was looked up in the
     cache. ``keys``: the named keys it takes, once they are worked out.
     """
@@ -98,6 +99,7 @@ class Attempt(Call, eq=False):
     nest: dict[int, None] | None = None
     nested_runs: dict[asyncio.Future[Any], None] | None = None
     retake: Retake | None = None
+    parking: int = 0
     progress: tuple[float, float | None, str | None] | None = None
 
     async def call_nested(

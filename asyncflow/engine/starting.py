@@ -39,6 +39,7 @@ class Starting:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self.waiting_for_worker: dict[str, deque[RunRecord]] = {}
+        self._parkings = 0
 
     def first_attempt(self, run: RunRecord, unit: int) -> Attempt:
         """The first try of a unit's first node; of one that goes on, the first that is left."""
@@ -118,6 +119,8 @@ class Starting:
     def park(self, attempt: Attempt, phase: Phase) -> None:
         """An attempt waits for what ``phase`` says."""
         attempt.phase = phase
+        self._parkings += 1
+        attempt.parking = self._parkings
         attempt.run.parked[attempt.unit] = attempt
 
     def unpark(self, attempt: Attempt) -> None:

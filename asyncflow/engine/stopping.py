@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from asyncflow import events
-from asyncflow.engine.attempt import Attempt, Phase, Stop
+from asyncflow.engine.attempt import Attempt, Phase, Stop, parent_of
 from asyncflow.engine.outcome import closing_states
 from asyncflow.engine.record import RunRecord
 from asyncflow.engine.reporting import finish_fields
@@ -358,20 +358,25 @@ class Stopping:
     def break_stall(self) -> None:
         """Nothing runs and no timer is set, yet something waits: fail it rather than hang.
 
-        The youngest request for capacity fails and names who holds what it wants. A run
-        that waits for nothing at all is a fault of the engine, and ends saying so.
+        The youngest request for capacity fails and names who holds what it wants: a nested one
+        if there is any, for only what waits for its nest holds anything now. A run that waits
+        for nothing at all is a fault of the engine, and ends saying so.
         """
         if self._scheduler.limited.is_paused():
             return
-        for run in list(self._scheduler.runs.values()):
-            waiting = [a for a in run.parked.values() if a.phase is Phase.CAPACITY]
-            if waiting:
-                self._fail_request(waiting[-1])
-            elif self._scheduler.nesting.waiting:
+        runs = list(self._scheduler.runs.values())
+        parked = chain.from_iterable(run.parked.values() for run in runs)
+        waiting = [attempt for attempt in parked if attempt.phase is Phase.CAPACITY]
+        if waiting:
+            nested = [attempt for attempt in waiting if parent_of(attempt) is not None]
+            self._fail_request(max(nested or waiting, key=lambda attempt: attempt.parking))
+            return
+        for run in runs:
+            if self._scheduler.nesting.waiting:
                 continue  # a step that waits for something of its own
-            elif run.recorder is not None and run.recorder.is_busy:
+            if run.recorder is not None and run.recorder.is_busy:
                 continue  # the disk is at work
-            elif run.begun and not run.is_over and not run.closing:
+            if run.begun and not run.is_over and not run.closing:
                 names = [
                     run.graph.nodes[i].name for i in range(len(run.graph)) if not run.is_final(i)
                 ]

@@ -37,13 +37,15 @@ class Calls(msgspec.Struct, frozen=True):
 class Tree(msgspec.Struct, frozen=True):
     """One nested call: what it asks for, and the calls that it makes.
 
-    ``memory`` counts UNITs, ``gpu`` halves of a device; ``fails`` raises :class:`Boom` at its
+    ``memory`` counts UNITs, ``gpu`` halves of a device, ``slots`` what it takes of a named limit
+    of 3; ``fails`` raises :class:`Boom` at its
     end, ``flaky`` only at the first try, before it asks for anything.
     """
 
     cpus: int = 0
     memory: int = 0
     gpu: int = 0
+    slots: int = 0
     thread: bool = False
     fails: bool = False
     flaky: bool = False
@@ -78,6 +80,7 @@ class Machine(msgspec.Struct, frozen=True):
             max_concurrency=self.window,
             max_memory=self.memory * UNIT,
             max_gpus=self.gpus,
+            limits={"slots": 3},
         )
 
 
@@ -169,7 +172,11 @@ def make_step(tree: Tree, account: Account) -> Step[..., Any]:
     function = of_thread if tree.thread else of_coroutine
     wanted = {key: amount for key, amount in resources.items() if amount}
     made: Step[..., Any] = step(function, name="call", resources=wanted or None)
-    return made.with_options(retry=int(tree.flaky), lane="thread" if tree.thread else None)
+    return made.with_options(
+        retry=int(tree.flaky),
+        lane="thread" if tree.thread else None,
+        limits={"slots": tree.slots} if tree.slots else None,
+    )
 
 
 def _fail_first(tree: Tree, context: StepContext) -> None:

@@ -144,6 +144,27 @@ async def test_nests_that_wait_for_what_each_other_holds_fail_with_a_story() -> 
 
 
 @virtual_time
+async def test_who_only_waits_for_nests_that_wait_for_each_other_is_spared() -> None:
+    """Of two runs that get in each other's way one request fails, and none outside nests."""
+
+    @step(resources={"memory": "3GiB"})
+    async def large() -> None:
+        await asyncio.sleep(1)
+
+    @step(resources={"memory": "2GiB"})
+    async def parent(context: StepContext) -> None:
+        await asyncio.sleep(1)
+        await context.call(large)
+
+    async with Runtime(max_memory="4GiB") as runtime:
+        runs = [await runtime.start(Pipeline(name, steps=[parent])) for name in "ab"]
+        await asyncio.sleep(1.5)
+        late = await runtime.start(Pipeline("late", steps=[large]))
+        results = [await run.result() for run in (*runs, late)]
+    assert [result.success for result in results] == [True, False, True]
+
+
+@virtual_time
 async def test_a_nested_step_is_held_to_the_labels_and_taints_of_the_runtime() -> None:
     @step(resources={"cpu": 1, "node_affinity": {"required": {"disk": "ssd"}}})
     async def picky() -> None: ...

@@ -31,6 +31,7 @@ MACHINES = st.builds(
     gpus=st.integers(1, 2),
 )
 CPUS, MEMORY, HALVES = st.integers(0, 2), st.integers(0, 4), st.integers(0, 2)
+SLOTS = st.integers(0, 2)
 
 
 def check_that_it_gives_its_value(tree: Tree, machine: Machine) -> None:
@@ -63,7 +64,7 @@ def test_nests_that_fit_into_the_devices_of_those_above_end(tree: Tree, machine:
     check_that_it_gives_its_value(fitted(tree, machine), machine)
 
 
-@given(tree=trees(cpus=CPUS, memory=MEMORY, gpu=HALVES), machine=MACHINES)
+@given(tree=trees(cpus=CPUS, memory=MEMORY, gpu=HALVES, slots=SLOTS), machine=MACHINES)
 def test_nests_that_wait_for_each_other_end_all_the_same(tree: Tree, machine: Machine) -> None:
     """One that holds memory may wait for a device while another holds that and waits for memory:
     then a request is failed, and all accounts close."""
@@ -81,7 +82,7 @@ def test_nests_that_wait_for_each_other_end_all_the_same(tree: Tree, machine: Ma
 
 
 @given(
-    tree=trees(cpus=CPUS, memory=MEMORY, gpu=HALVES),
+    tree=trees(cpus=CPUS, memory=MEMORY, gpu=HALVES, slots=SLOTS),
     machine=MACHINES,
     seconds=st.floats(0, 8, allow_nan=False),
 )
