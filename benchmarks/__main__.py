@@ -18,6 +18,7 @@ from benchmarks.coroutines import (
     measure_layers,
     measure_sleeps,
 )
+from benchmarks.flow import measure_flow
 from benchmarks.hold_up import measure_hold_up
 from benchmarks.importing import measure_import
 from benchmarks.makespan import measure_makespan
@@ -49,6 +50,7 @@ MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
     "resident": measure_resident,
     "building": measure_building,
     "makespan": measure_makespan,
+    "flow": measure_flow,
     "import": measure_import,
 }
 
