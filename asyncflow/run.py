@@ -405,6 +405,7 @@ def _step_result(record: RunRecord, index: int) -> StepResult:
         lane=_lane_of(record, index),
         worker=record.workers.get(index, ""),
         stdout=record.stdout.get(index, ""),
+        peak_memory_bytes=record.peaks.get(index, 0),
         cached=index in record.cached,
         resumed=index in record.resumed,
     )

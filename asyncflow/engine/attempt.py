@@ -144,6 +144,11 @@ class Attempt(Call, eq=False):
         """What a worker process has printed meanwhile."""
         self.run.take_output(self, stream, lines)
 
+    def take_peak(self, memory_bytes: int) -> None:
+        """The most memory that a worker process held meanwhile; 0 if that is not known."""
+        if memory_bytes:
+            self.run.peaks[self.node] = memory_bytes
+
     def report(self, done: float, total: float | None, message: str | None) -> None:
         """Keep the latest progress and see that it is published; from any thread."""
         already_waiting = self.progress is not None

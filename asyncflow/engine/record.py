@@ -145,6 +145,8 @@ class RunRecord:
         self.added = array("d")
         self.errors: dict[int, BaseException] = {}
         self.workers: dict[int, str] = {}
+        # By node, the most memory that its worker held, where that was measured.
+        self.peaks: dict[int, int] = {}
         self.cached: set[int] = set()
         self.services: frozenset[str] = frozenset()
         # By the identity of the requirements: most steps share theirs.

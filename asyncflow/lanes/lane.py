@@ -71,6 +71,9 @@ class Call(msgspec.Struct, eq=False):
     def take_output(self, stream: str, lines: tuple[str, ...]) -> None:
         """Lines that the call has printed, from a lane that captures them."""
 
+    def take_peak(self, memory_bytes: int) -> None:
+        """The most memory that its worker held meanwhile, from a lane that measures that."""
+
     def report(self, done: float, total: float | None, message: str | None) -> None:
         """How far the call is."""
 

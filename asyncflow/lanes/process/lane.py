@@ -236,6 +236,10 @@ class ProcessLane(Lane):
         now = self._clock()
         call.finished = min(frame.finished, now)
         call.started = min(frame.started, call.finished)
+        if worker.takes_no_files:  # it may be on a machine with another clock
+            call.started, call.finished = now - (frame.finished - frame.started), now
+        if frame.peak_bytes:
+            call.take_peak(frame.peak_bytes)
         try:
             value = unpack(frame.value, worker.next_descriptor)
         except BaseException as error:  # noqa: BLE001 - unpickling calls the user's code
@@ -321,6 +325,7 @@ class ProcessLane(Lane):
             self._cancel_dead(call)
             return
         number = getattr(call, "number", 1)
+        call.take_peak(death.peak_memory_bytes)
         call.error = worker_died(death, call.name, worker.name, number, worker.last_output)
         self._end_dead(call)
 

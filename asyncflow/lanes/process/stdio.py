@@ -138,7 +138,7 @@ class _PatientWorker(Worker):
             die()
 
 
-def main(reading: int, writing: int, mark: bytes, levels: dict[str, int], cpus: int) -> None:
+def main(reading: int, writing: int, mark: bytes, levels: dict[str, int], cpus: float) -> None:
     """Serve a host until the end of the input.
 
     Args:

@@ -129,7 +129,8 @@ HostFrame = Run | Forget | Cancel | Recall | Answer
 
 class Done(msgspec.Struct, array_like=True, tag=0):
     """A call returned. ``marks`` says on which streams (1: stdout, 2: stderr) a mark stands
-    behind its output; ``dirty`` what of the worker's state it left changed."""
+    behind its output; ``dirty`` what of the worker's state it left changed. What the worker held
+    after the call, and at most during it, is 0 where the call was short."""
 
     number: int
     value: Packet
@@ -138,6 +139,7 @@ class Done(msgspec.Struct, array_like=True, tag=0):
     marks: int = 0
     dirty: str = ""
     resident_bytes: int = 0
+    peak_bytes: int = 0
 
 
 class Failed(msgspec.Struct, array_like=True, tag=1):
@@ -150,6 +152,7 @@ class Failed(msgspec.Struct, array_like=True, tag=1):
     marks: int = 0
     dirty: str = ""
     resident_bytes: int = 0
+    peak_bytes: int = 0
 
 
 class Report(msgspec.Struct, array_like=True, tag=2):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from asyncflow.lanes import flow
 from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.hygiene import Hygiene
+from asyncflow.lanes.process.memory import Memory
 from asyncflow.lanes.process.payload import Parcel, discard, pack, plain_dumps, unpack
 from asyncflow.lanes.process.streams import Streams
 from asyncflow.pickling import here
@@ -37,7 +38,6 @@ __all__ = ["Worker", "die", "main", "run"]
 
 # A call that takes longer may have grown the process.
 _LOOK_AT_MEMORY_SECONDS = 0.01
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Outcome = wire.Done | wire.Failed
 
@@ -61,6 +61,7 @@ class Worker:
         self._functions: dict[int, Callable[..., Any]] = {}
         self._waiting: deque[wire.HostFrame] = deque()
         self._hygiene = Hygiene()
+        self._memory = Memory()
         # Guards what the two threads share: which call is being made, and which must not be.
         self._lock = threading.Lock()
         self._unwanted: set[int] = set()
@@ -119,6 +120,7 @@ class Worker:
         """Make one call and tell what came of it."""
         number = frame.number
         wire.WORD.pack_into(self._word, 0, number)
+        self._memory.begin()
         started = time.monotonic()
         parcel, failed = self._outcome(frame)
         finished = time.monotonic()
@@ -129,9 +131,11 @@ class Worker:
                 self._broken_chain = frame.chain
         self._is_dirty = self._hygiene.changed()
         marks = self._streams.mark()
-        resident = _resident_bytes() if finished - started > _LOOK_AT_MEMORY_SECONDS else 0
         kind = wire.Failed if failed else wire.Done
-        outcome = kind(number, parcel.packet, started, finished, marks, self._is_dirty, resident)
+        outcome = kind(number, parcel.packet, started, finished, marks, self._is_dirty)
+        if finished - started > _LOOK_AT_MEMORY_SECONDS:
+            outcome.resident_bytes = self._memory.resident_bytes()
+            outcome.peak_bytes = self._memory.peak_bytes()
         self.tell(outcome, self._written(parcel, outcome))
         wire.WORD.pack_into(self._word, 0, 0)
 
@@ -370,14 +374,6 @@ def _cancelled_error() -> BaseException:
     return asyncio.CancelledError("it was cancelled before it began")
 
 
-def _resident_bytes() -> int:
-    try:
-        with open("/proc/self/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * _PAGE_BYTES
-    except OSError:
-        return 0
-
-
 def die() -> None:
     """End this process and all that it has started, at once."""
     os.killpg(os.getpgrp(), signal.SIGKILL)
@@ -430,7 +426,7 @@ def main(
     run(worker, obey, levels, cpus)
 
 
-def run(worker: Worker, obey: Callable[[], None], levels: dict[str, int], cpus: int) -> None:
+def run(worker: Worker, obey: Callable[[], None], levels: dict[str, int], cpus: float) -> None:
     """Have a worker serve until the host closes the channel.
 
     Args:
