@@ -21,6 +21,7 @@ from benchmarks.coroutines import (
 from benchmarks.flow import measure_flow
 from benchmarks.hold_up import measure_hold_up
 from benchmarks.importing import measure_import
+from benchmarks.limits import measure_limits
 from benchmarks.makespan import measure_makespan
 from benchmarks.maps import measure_maps
 from benchmarks.process_lane import (
@@ -41,6 +42,7 @@ MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
     "layers": measure_layers,
     "hold-up": measure_hold_up,
     "sleeps": measure_sleeps,
+    "limits": measure_limits,
     "thread-lane": measure_thread_lane,
     "process-lane": measure_process_lane,
     "process-values": measure_process_values,
