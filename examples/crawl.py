@@ -5,8 +5,12 @@ links that were found and not yet followed. Its results go to a file, a line of 
 page, as they come; what stays in memory are the addresses already seen. A server that says
 "too many requests" (429) is asked again after the time it names.
 
-The site is served by this program itself, on a free port of 127.0.0.1: pages that link to
-three more and back, in which every seventh refuses the first time it is asked for.
+It is polite: so many requests at once to each host, and so many in any second to all of them
+together. The runtime defines these limits, and each fetch takes its own.
+
+The site is served by this program itself, on free ports of 127.0.0.1 that stand for its hosts:
+pages that link to three more and back, in which every seventh refuses the first time it is asked
+for.
 
 Run it with ``python -m examples.crawl --pages 10000 --out pages.jsonl``. It needs the extra
 ``[examples]``.
@@ -18,17 +22,19 @@ import argparse
 import asyncio
 import resource
 import sys
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from re import compile as pattern
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import msgspec
 
-from asyncflow import Pipeline, Retry, RetryAfter, Runtime, StepContext, step
+from asyncflow import Pipeline, Rate, Retry, RetryAfter, Runtime, StepContext, step
 from asyncflow.streams import stream_map
 
 __all__ = ["Crawled", "Frontier", "Page", "Site", "crawl_site", "pipeline", "served"]
@@ -37,6 +43,9 @@ LINKS_A_PAGE = 3
 PAGES_PER_REPORT = 100
 LINK = pattern(r'href="([^"]+)"')
 TITLE = pattern(r"<title>([^<]*)</title>")
+HOSTS = 4
+PER_HOST = 8
+PER_SECOND = 2000
 PATIENCE = Retry(5, wait_initial=0.1, wait_max=5.0, on=aiohttp.ClientConnectionError)
 
 
@@ -108,6 +117,11 @@ async def fetch(url: str, session: aiohttp.ClientSession) -> Page:
     return Page(url, title[1] if title else "", len(text.encode()), tuple(links))
 
 
+def limits_of(url: str) -> list[str]:
+    """What a request takes of the limits: a place at its host, and one of the next second's."""
+    return [f"host:{urlsplit(url).netloc}", "requests"]
+
+
 @step
 async def crawl(
     start: str,
@@ -130,6 +144,7 @@ async def crawl(
         on_error="yield",
         retry=PATIENCE,
         timeout=30,
+        limits=limits_of,
     )
     # A line goes to a buffer of the file object, which does not hold up the loop.
     with Path(out).open("wb") as file:  # noqa: ASYNC230
@@ -151,10 +166,11 @@ pipeline = Pipeline("crawl", steps=[crawl])
 
 
 class Site:
-    """A site of so many pages, and what was asked of it.
+    """A site of so many pages on several hosts, and what was asked of it.
 
     Args:
         pages: how many; page ``n`` links to ``3 n + 1`` to ``3 n + 3`` and back to ``n // 2``.
+        hosts: how many; page ``n`` is on host ``n % hosts``.
         refused_every: the pages of which the first request is refused with 429: 7 for every
             seventh, 0 for none.
         retry_after_seconds: what it says then. Fractions are beyond the standard, but common.
@@ -165,27 +181,54 @@ class Site:
         asked: requests by page.
         refused: how many were answered with 429.
         most_at_once: the most requests that waited for their answers at one moment.
+        most_at_a_host: the same for the host with the most.
+        addresses: of the hosts, while they are served.
     """
 
     def __init__(
         self,
         pages: int,
         *,
+        hosts: int = HOSTS,
         refused_every: int = 7,
         retry_after_seconds: float = 0.05,
         delay_seconds: float = 0.001,
         padding_bytes: int = 2000,
     ) -> None:
         self.pages = pages
+        self.hosts = hosts
+        self.addresses = [""] * hosts
         self.refused_every = refused_every
         self.retry_after_seconds = retry_after_seconds
         self.delay_seconds = delay_seconds
         self.asked: Counter[int] = Counter()
         self.refused = 0
-        self.most_at_once = 0
-        self.at_once = 0
+        self.most_at_once = self.most_at_a_host = 0
+        self._at_once: Counter[int] = Counter()
+        self._times: list[float] = []
         self.connections: set[asyncio.Transport] = set()
         self._padding = "x" * padding_bytes
+
+    def came(self, host: int, seconds: float) -> None:
+        """A request has come to a host, at so many seconds of the clock."""
+        self._times.append(seconds)
+        self._at_once[host] += 1
+        self.most_at_a_host = max(self.most_at_a_host, self._at_once[host])
+        self.most_at_once = max(self.most_at_once, self._at_once.total())
+
+    def left(self, host: int) -> None:
+        """A request to a host has its answer."""
+        self._at_once[host] -= 1
+
+    def most_in(self, seconds: float) -> int:
+        """The most requests in any stretch of so many seconds."""
+        return max(
+            (
+                bisect_left(self._times, begin + seconds) - place
+                for place, begin in enumerate(self._times)
+            ),
+            default=0,
+        )
 
     def answer(self, path: str) -> bytes:
         """The response to a request, head and body."""
@@ -199,10 +242,15 @@ class Site:
             return _response("429 Too Many Requests", "", after)
         return _response("200 OK", self._text(number))
 
+    def address_of(self, number: int) -> str:
+        """Where a page is."""
+        return f"{self.addresses[number % self.hosts]}/{number}"
+
     def _text(self, number: int) -> str:
         first = LINKS_A_PAGE * number + 1
         onward = range(first, min(first + LINKS_A_PAGE, self.pages))
-        links = "".join(f'<a href="/{n}">{n}</a>' for n in (*onward, number // 2))
+        linked = (*onward, number // 2)
+        links = "".join(f'<a href="{self.address_of(n)}">{n}</a>' for n in linked)
         return f"<title>Page {number}</title>{links}<p>{self._padding}</p>"
 
 
@@ -214,8 +262,8 @@ def _response(status: str, body: str, headers: str = "") -> bytes:
 class _Connection(asyncio.Protocol):
     """Answers one request after the other; a task for each connection would cost more."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, site: Site, host: int) -> None:
+        self._site, self._host = site, host
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -233,52 +281,67 @@ class _Connection(asyncio.Protocol):
             self._asked(head.split(b" ", 2)[1].decode())
 
     def _asked(self, path: str) -> None:
-        site = self._site
-        site.at_once += 1
-        site.most_at_once = max(site.most_at_once, site.at_once)
-        asyncio.get_running_loop().call_later(site.delay_seconds, self._answer, path)
+        loop = asyncio.get_running_loop()
+        self._site.came(self._host, loop.time())
+        loop.call_later(self._site.delay_seconds, self._answer, path)
 
     def _answer(self, path: str) -> None:
-        self._site.at_once -= 1
+        self._site.left(self._host)
         self._transport.write(self._site.answer(path))
 
 
 @asynccontextmanager
 async def served(site: Site) -> AsyncIterator[str]:
-    """Serve a site on a free port of 127.0.0.1, and give the address of its first page."""
+    """Serve a site on free ports of 127.0.0.1, and give the address of its first page."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(site), "127.0.0.1", 0, backlog=1024)
+    servers = [
+        await loop.create_server(partial(_Connection, site, host), "127.0.0.1", 0, backlog=1024)
+        for host in range(site.hosts)
+    ]
+    ports = [server.sockets[0].getsockname()[1] for server in servers]
+    site.addresses = [f"http://127.0.0.1:{port}" for port in ports]
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+        yield site.address_of(0)
     finally:
-        server.close()
+        for server in servers:
+            server.close()
         for transport in list(site.connections):
             transport.abort()
-        await server.wait_closed()
+        for server in servers:
+            await server.wait_closed()
 
 
 # -- the program -----------------------------------------------------------------------------
 
 
 async def crawl_site(
-    site: Site, out: Path, *, concurrency: int = 100, progress: bool = False
+    site: Site,
+    out: Path,
+    *,
+    concurrency: int = 100,
+    per_host: int = PER_HOST,
+    per_second: int = PER_SECOND,
+    progress: bool = False,
 ) -> Crawled:
     """Serve a site, crawl it from its first page on, and write the pages to a file.
 
     Args:
         site: what to serve.
         out: the file, which is replaced.
-        concurrency: how many pages to fetch at once.
+        concurrency: how many pages to fetch, or wait to fetch, at once.
+        per_host: how many requests one host may have to answer at once.
+        per_second: how many requests may start in any second.
         progress: show a display on the terminal's error stream.
 
     Raises:
         StepFailed: the file could not be written.
     """
     connector = aiohttp.TCPConnector(limit=concurrency)
+    limits = {"host:*": per_host, "requests": Rate(per_second, per_seconds=1)}
     async with (
         served(site) as start,
         aiohttp.ClientSession(connector=connector) as session,
-        Runtime(services={"session": session}) as runtime,
+        Runtime(services={"session": session}, limits=limits) as runtime,
     ):
         result = await pipeline.run(
             {"start": start, "out": str(out), "concurrency": concurrency},
@@ -294,6 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="crawl", description="Crawl a site served here.")
     parser.add_argument("--pages", type=int, default=10_000, help="default 10000")
     parser.add_argument("--concurrency", type=int, default=100, help="default 100")
+    parser.add_argument("--per-host", type=int, default=PER_HOST, help=f"default {PER_HOST}")
+    parser.add_argument("--per-second", type=int, default=PER_SECOND, help=f"default {PER_SECOND}")
     parser.add_argument("--out", type=Path, default=Path("pages.jsonl"), help="the file to write")
     options = parser.parse_args(arguments)
     site = Site(options.pages)
@@ -303,12 +368,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             site,
             options.out,
             concurrency=options.concurrency,
+            per_host=options.per_host,
+            per_second=options.per_second,
             progress=sys.stderr.isatty(),
         )
     )
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(f"{crawled.pages:,} pages, {crawled.failed} failed, {site.refused:,} refused at first")
-    print(f"at most {site.most_at_once} at once; peak memory grew by {grown / 1024:.0f} MiB")
+    print(
+        f"at most {site.most_at_a_host} at once at one host, {site.most_in(1):,} in one second; "
+        f"peak memory grew by {grown / 1024:.0f} MiB"
+    )
     return 1 if crawled.failed else 0
 
 

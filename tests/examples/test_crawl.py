@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from asyncflow import StepFailed
-from examples.crawl import Crawled, Frontier, Page, Site, crawl_site, main
+from examples.crawl import Crawled, Frontier, Page, Site, crawl_site, limits_of, main
 
 PAGES = 300
 SOON = 0.001
@@ -92,6 +92,25 @@ async def test_no_more_pages_are_asked_for_at_once_than_allowed(
     site = Site(100, refused_every=0, delay_seconds=0.002)
     await crawl_site(site, tmp_path / "out", concurrency=concurrency)
     assert site.most_at_once == concurrency
+
+
+async def test_no_host_has_more_requests_at_once_than_the_limit(tmp_path: Path) -> None:
+    site = Site(200, hosts=3, delay_seconds=0.002, retry_after_seconds=SOON)
+    assert await crawl_site(site, tmp_path / "out", concurrency=50, per_host=2) == Crawled(200, 0)
+    assert site.most_at_a_host == 2
+    assert site.most_at_once == 6
+
+
+async def test_no_second_sees_more_requests_than_the_limit(tmp_path: Path) -> None:
+    site = Site(25, refused_every=0, delay_seconds=0)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    assert (await crawl_site(site, tmp_path / "out", per_second=10)).failed == 0
+    assert loop.time() - began > 2, "three windows have to begin for 25 requests"
+
+
+def test_a_request_takes_a_place_at_its_host_and_one_in_this_second() -> None:
+    assert limits_of("http://example.org:81/a/b?c") == ["host:example.org:81", "requests"]
 
 
 async def test_memory_does_not_grow_with_what_is_fetched(tmp_path: Path) -> None:
