@@ -22,6 +22,7 @@ import argparse
 import asyncio
 import resource
 import sys
+from array import array
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -66,10 +67,11 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Crawled(msgspec.Struct, frozen=True):
-    """How a crawl ended."""
+    """How a crawl ended, and how many requests started in the second with the most."""
 
     pages: int
     failed: int
+    busiest_second: int = 0
 
 
 class Frontier:
@@ -132,7 +134,11 @@ async def crawl(
 ) -> Crawled:
     """Follow every link from ``start`` on and write a line for each page."""
 
+    starts = array("d")
+    loop = asyncio.get_running_loop()
+
     async def fetched(url: str) -> Page:
+        starts.append(loop.time())
         return await fetch(url, session)
 
     frontier, pages, failed = Frontier(start), 0, 0
@@ -156,7 +162,13 @@ async def crawl(
                 pages, failed = pages + 1, failed + bool(page.error)
                 if pages % PAGES_PER_REPORT == 0:
                     context.report(pages)
-    return Crawled(pages, failed)
+    return Crawled(pages, failed, most_in(1, starts))
+
+
+def most_in(seconds: float, times: Sequence[float]) -> int:
+    """How many times, in order, there are in the stretch of so many seconds with the most."""
+    counts = (bisect_left(times, begin + seconds) - at for at, begin in enumerate(times))
+    return max(counts, default=0)
 
 
 pipeline = Pipeline("crawl", steps=[crawl])
@@ -205,13 +217,11 @@ class Site:
         self.refused = 0
         self.most_at_once = self.most_at_a_host = 0
         self._at_once: Counter[int] = Counter()
-        self._times: list[float] = []
         self.connections: set[asyncio.Transport] = set()
         self._padding = "x" * padding_bytes
 
-    def came(self, host: int, seconds: float) -> None:
-        """A request has come to a host, at so many seconds of the clock."""
-        self._times.append(seconds)
+    def came(self, host: int) -> None:
+        """A request has come to a host."""
         self._at_once[host] += 1
         self.most_at_a_host = max(self.most_at_a_host, self._at_once[host])
         self.most_at_once = max(self.most_at_once, self._at_once.total())
@@ -219,16 +229,6 @@ class Site:
     def left(self, host: int) -> None:
         """A request to a host has its answer."""
         self._at_once[host] -= 1
-
-    def most_in(self, seconds: float) -> int:
-        """The most requests in any stretch of so many seconds."""
-        return max(
-            (
-                bisect_left(self._times, begin + seconds) - place
-                for place, begin in enumerate(self._times)
-            ),
-            default=0,
-        )
 
     def answer(self, path: str) -> bytes:
         """The response to a request, head and body."""
@@ -281,9 +281,8 @@ class _Connection(asyncio.Protocol):
             self._asked(head.split(b" ", 2)[1].decode())
 
     def _asked(self, path: str) -> None:
-        loop = asyncio.get_running_loop()
-        self._site.came(self._host, loop.time())
-        loop.call_later(self._site.delay_seconds, self._answer, path)
+        self._site.came(self._host)
+        asyncio.get_running_loop().call_later(self._site.delay_seconds, self._answer, path)
 
     def _answer(self, path: str) -> None:
         self._site.left(self._host)
@@ -376,7 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(f"{crawled.pages:,} pages, {crawled.failed} failed, {site.refused:,} refused at first")
     print(
-        f"at most {site.most_at_a_host} at once at one host, {site.most_in(1):,} in one second; "
+        f"at most {site.most_at_a_host} at once at one host, {crawled.busiest_second:,} begun in "
+        "one second; "
         f"peak memory grew by {grown / 1024:.0f} MiB"
     )
     return 1 if crawled.failed else 0
