@@ -43,6 +43,7 @@ from asyncflow.storage.records import (
 )
 from asyncflow.storage.replay import Teller, event_fields
 from asyncflow.storage.typed import annotation_of
+from asyncflow.storage.unrecorded import is_unrecorded
 from asyncflow.storage.writer import JournalWriter
 
 if TYPE_CHECKING:
@@ -194,6 +195,11 @@ class Recorder:
             return
         record = self._record_of_end(node, state)
         if state != SUCCEEDED or node in run.graph.maps:
+            self.put(record)
+            return
+        if is_unrecorded(run.graph.nodes[node].step.func):
+            record.recorded = False
+            run.unkept.add(node)
             self.put(record)
             return
         value = run.raw[node] if node in run.raw else run.values[run.graph.outputs_of(node)[0]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -39,6 +40,15 @@ class CallPlan(msgspec.Struct, frozen=True):
     target: Target
 
 
+# So that no build has to look at every call anew.
+_SIGNATURE = inspect.Signature(
+    [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation)
+        for name, annotation in (("step", StepContext), ("results", Sequence))
+    ]
+)
+
+
 class ModuleCall:
     """Called by the engine with the step's context and the results of the dependencies.
 
@@ -59,6 +69,7 @@ class ModuleCall:
         self.plan = plan
         self.params = params
         self.in_worker = False
+        self.__signature__ = _SIGNATURE
         self._runnable = runnable
         self.__name__ = plan.module
 
@@ -95,11 +106,11 @@ class ModuleCall:
     @contextmanager
     def _at_work(self, place: Place) -> Iterator[None]:
         logs = self.plan.nest.logs
-        with ExitStack() as stack:
-            if self.in_worker:  # in the host that is done once for the whole run
-                stack.enter_context(keeping(logs, in_worker=True))
-            stack.enter_context(entered(place))
-            stack.enter_context(kept(logs, self.plan.module))
+        with (
+            keeping(logs, in_worker=self.in_worker),
+            entered(place),
+            kept(logs, self.plan.module),
+        ):
             yield
 
     def _begin(self, step: StepContext, results: Sequence[Any]) -> tuple[ModuleContext, Place]:

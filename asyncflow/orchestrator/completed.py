@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncflow.context import StepContext
 from asyncflow.step import Step
+from asyncflow.storage.unrecorded import unrecorded
 
 if TYPE_CHECKING:
     from asyncflow.engine.record import RunRecord
@@ -36,6 +37,7 @@ def _values(run: RunRecord) -> dict[str, Any]:
     return found
 
 
+@unrecorded
 async def _completed(step: StepContext) -> dict[str, Any]:
     """Run nested, on the event loop of the host, for a module in a worker process."""
     return completed_here(step) or {}

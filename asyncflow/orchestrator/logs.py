@@ -250,7 +250,7 @@ _LEVEL_BEFORE: int | None = None
 
 @contextmanager
 def keeping(plan: LogPlan, *, in_worker: bool = False) -> Iterator[None]:
-    """Catch log records, and put streams back in the end, while a run of this process goes on.
+    """Catch log records, and put streams back in the end, while modules run in this process.
 
     Args:
         in_worker: whether the process has no program of its own, whose loggers would mind.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
@@ -25,7 +26,7 @@ from asyncflow.orchestrator.compiling import (
 from asyncflow.orchestrator.config import Loaded, Source, load_config
 from asyncflow.orchestrator.environment import params_with_secrets
 from asyncflow.orchestrator.knots import Problems
-from asyncflow.orchestrator.logs import LOGS, keeping
+from asyncflow.orchestrator.logs import LOGS, LogPlan
 from asyncflow.orchestrator.model import Checkpoint, Limits, PipelineConfig
 from asyncflow.quantities import seconds_of
 from asyncflow.request import FailurePolicy, RunRequest
@@ -79,6 +80,9 @@ class PipelineOrchestrator:
         self._restarts = False
         self._run: Run | None = None
         self._results: dict[str, Any] = {}
+        if self._checkpoint:
+            # Now, so that the first module does not wait for what recording has to load.
+            importlib.import_module("asyncflow.checkpoints")
 
     def __repr__(self) -> str:
         return f"<PipelineOrchestrator {self.name!r} of {len(self.config.modules)} modules>"
@@ -254,10 +258,9 @@ class PipelineOrchestrator:
             owned = used = self.make_runtime()
             owned.open()
         try:
-            with keeping(log_plan_of(self.config, self._logs_of(run_id))):
-                async with used.running(request) as run:
-                    self._run = run
-                    yield run
+            async with used.running(request) as run:
+                self._run = run
+                yield run
         finally:
             self._run = None
             if owned is not None:
@@ -285,13 +288,13 @@ class PipelineOrchestrator:
         problems = Problems()
         params = params_with_secrets(self._loaded, problems)
         problems.raise_if_any()
+        logs = log_plan_of(self.config, self._logs_of(run_id))
         # In a thread: importing somebody's code may take seconds.
-        runnables = await asyncio.to_thread(load_runnables, self._loaded)
+        graph = await asyncio.to_thread(self._prepared, params, logs)
         restarts, self._restarts = self._restarts or force_restart, False
         self._warn_of_limits()
-        logs = log_plan_of(self.config, self._logs_of(run_id))
         return RunRequest(
-            graph=graph_of(self._loaded, calls_to_run(self._loaded, params, runnables, logs)),
+            graph=graph,
             run_id=run_id or (self.run_id if self._checkpoint else None),
             checkpoint=self._checkpoint,
             on_existing="restart" if restarts else "resume",
@@ -299,6 +302,10 @@ class PipelineOrchestrator:
             timeout_seconds=seconds_of(timeout),
             one_at_a_time=self.config.execution.mode == "sequential",
         )
+
+    def _prepared(self, params: list[dict[str, Any]], logs: LogPlan) -> Graph:
+        runnables = load_runnables(self._loaded)
+        return graph_of(self._loaded, calls_to_run(self._loaded, params, runnables, logs))
 
     def _warn_of_limits(self) -> None:
         if self._runtime is not None and self.config.resources != Limits():

@@ -11,7 +11,8 @@ import asyncio
 import contextvars
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +24,7 @@ from asyncflow.orchestrator.completed import COMPLETED_STEP, completed_here
 from asyncflow.orchestrator.logs import LogPlan, keeping, kept
 from asyncflow.orchestrator.targets import Targets
 from asyncflow.step import Step, is_coroutine_function
+from asyncflow.storage.unrecorded import unrecorded
 
 __all__ = ["Nest", "Place", "current_place", "entered"]
 
@@ -31,6 +33,7 @@ _PLACE: contextvars.ContextVar[Place | None] = contextvars.ContextVar(
 )
 # How many nested tasks of one call are under way at once; what CPUs there are decides the rest.
 _UNDER_WAY = 256
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def current_place() -> Place | None:
@@ -229,6 +232,24 @@ def _at_work(step: StepContext, call: TaskCall) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _seeing(gpu_ids: Sequence[str]) -> Iterator[None]:
+    """A worker that was not started for the GPUs of a module shows its tasks these alone."""
+    before = os.environ.get(_VISIBLE)
+    if not gpu_ids or before == ",".join(gpu_ids):
+        yield
+        return
+    os.environ[_VISIBLE] = ",".join(gpu_ids)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_VISIBLE]
+        else:
+            os.environ[_VISIBLE] = before
+
+
+@unrecorded
 def _run_in_thread(step: StepContext, call: TaskCall) -> Any:
     with _at_work(step, call):
         try:
@@ -238,8 +259,13 @@ def _run_in_thread(step: StepContext, call: TaskCall) -> Any:
     return _Later(value) if inspect.iscoroutine(value) else value
 
 
+@unrecorded
 def _run_in_process(step: StepContext, call: TaskCall) -> Any:
-    with keeping(call.nest.logs, in_worker=True), _at_work(step, call):
+    with (
+        keeping(call.nest.logs, in_worker=True),
+        _seeing(step.lease.gpu_ids),
+        _at_work(step, call),
+    ):
         try:
             value = call.func()
             return asyncio.run(value) if inspect.iscoroutine(value) else value
@@ -247,6 +273,7 @@ def _run_in_process(step: StepContext, call: TaskCall) -> Any:
             raise _as_exception(error) from error
 
 
+@unrecorded
 async def _run_on_loop(step: StepContext, call: TaskCall) -> Any:
     with _at_work(step, call):
         try:

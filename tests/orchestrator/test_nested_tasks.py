@@ -264,6 +264,53 @@ async def test_cancelling_a_run_cancels_the_nest(project: Project) -> None:
     assert isinstance(result.step_results["m"].error, StepCancelled)
 
 
+def test_tasks_see_the_devices_of_their_module(project: Project, worker_type: str) -> None:
+    project.write(
+        "m.py",
+        """
+        import os
+
+        def run(context):
+            def task():
+                return context.resources.gpu_ids, os.environ.get("CUDA_VISIBLE_DEVICES")
+            return context.execute_tasks([task])
+        """,
+    )
+    text = pipeline(worker_type).replace("max_cpus: 1", "max_cpus: 1, max_gpus: 2")
+    text = text.replace("params: {}", "params: {}, resources: {gpus: 1}")
+    [(gpu_ids, visible)] = project.execute(text)["m"]
+    assert len(gpu_ids) == 1
+    if worker_type == "process":
+        assert visible == gpu_ids[0]
+
+
+def test_what_tasks_give_is_neither_recorded_nor_complained_of(
+    project: Project, worker_type: str
+) -> None:
+    project.write(
+        "m.py",
+        """
+        class Own:
+            pass
+
+        def run(context):
+            tasks = [Own, lambda: b"canary" * 20_000]
+            return len(context.execute_tasks(tasks)) + len(context.get_all_results())
+        """,
+    )
+    orchestrator = project.orchestrator(pipeline(worker_type).replace("enabled: false", ""))
+
+    async def warnings() -> list[str]:
+        async with orchestrator.start() as run:
+            events = [event async for event in run.events()]
+            assert (await run.result())["m"] == 2
+        return [repr(event) for event in events if event.kind == "Warned"]
+
+    assert asyncio.run(warnings()) == []
+    written = [path.read_bytes() for path in project.folder.rglob("*") if path.is_file()]
+    assert not any(b"canary" * 100 in content for content in written)
+
+
 async def test_a_shared_runtime_bounds_all_nests_together(project: Project) -> None:
     project.write(
         "m.py",
