@@ -118,8 +118,6 @@ def _started(order: Order, runtime: Runtime) -> AbstractAsyncContextManager[Run]
     options: dict[str, Any] = {}
     if isinstance(order.pipeline, PipelineOrchestrator):
         options["force_restart"] = order.restart
-        if order.checkpoint is not None:
-            raise CommandError("a pipeline's file says itself whether and where it is recorded")
     else:
         options["checkpoint"] = order.checkpoint
     return order.pipeline.start(

@@ -166,7 +166,9 @@ def run(
         pictures.check()
         descriptor = None if events is None else claim_stdout()
         policy: FailurePolicy | None = None if failure_policy is None else failure_policy.value
-        over = LaidOver(overlays or (), settings or (), max_cpus, max_gpus, policy, restart=restart)
+        over = LaidOver(
+            overlays or (), settings or (), max_cpus, max_gpus, policy, restart, checkpoint
+        )
         pipeline = load_any(target, over)
         log_to_stderr("log_failure", *(["log_advice"] if progress else []))
         order = Order(
@@ -262,7 +264,9 @@ def resume(
     Which code to run is never taken from the record: name the pipeline.
     """
     with sentences(traceback):
-        pipeline = load_any(target, LaidOver((), (), max_cpus, max_gpus, None, restart=False))
+        pipeline = load_any(
+            target, LaidOver(max_cpus=max_cpus, max_gpus=max_gpus, checkpoint=directory)
+        )
         check_recorded(directory, run)
         log_to_stderr("log_failure", *(["log_advice"] if not quiet else []))
         order = Order(

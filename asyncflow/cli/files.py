@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class LaidOver(msgspec.Struct, frozen=True):
         settings: ``key=value`` of ``--set``.
         max_cpus, max_gpus, failure_policy: options that stand for a setting each.
         restart: whether to run again what was recorded as done.
+        checkpoint: where to record, relative to where the command stands.
     """
 
     overlays: Sequence[str] = ()
@@ -39,6 +41,7 @@ class LaidOver(msgspec.Struct, frozen=True):
     max_gpus: str | None = None
     failure_policy: str | None = None
     restart: bool = False
+    checkpoint: str | None = None
 
 
 def load_any(target: str, over: LaidOver) -> Pipeline | PipelineOrchestrator:
@@ -71,6 +74,9 @@ def load_orchestrator(file: str, over: LaidOver) -> PipelineOrchestrator:
         overrides["resources.max_gpus"] = _devices(over.max_gpus)
     if over.failure_policy is not None:
         overrides["execution.failure_policy"] = over.failure_policy
+    if over.checkpoint is not None:
+        overrides["checkpoint.enabled"] = True
+        overrides["checkpoint.directory"] = os.path.abspath(over.checkpoint)
     return PipelineOrchestrator(file, overlays=over.overlays, overrides=overrides)
 
 

@@ -27,8 +27,11 @@ __all__ = [
     "graph_of",
     "load_runnables",
     "log_plan_of",
+    "nested_depth_of",
     "target_of",
 ]
+
+DEFAULT_NESTED_DEPTH = 32
 
 
 def graph_of(loaded: Loaded, calls: Sequence[ModuleCall]) -> Graph:
@@ -106,6 +109,12 @@ def load_runnables(loaded: Loaded) -> list[Runnable]:
     return runnables
 
 
+def nested_depth_of(config: PipelineConfig) -> int:
+    """How deep nested tasks may nest."""
+    said = config.execution.max_nested_depth
+    return DEFAULT_NESTED_DEPTH if said is None else said
+
+
 def log_plan_of(config: PipelineConfig, folder: Path | None) -> LogPlan:
     """Where a run keeps the output of its modules."""
     said = config.execution.logging
@@ -121,7 +130,7 @@ def _plan_of(loaded: Loaded, entry: ModuleEntry, targets: Targets, logs: LogPlan
         entry.name,
         logs,
         in_processes=execution.worker_type == "process",
-        max_depth=execution.max_nested_depth,
+        max_depth=nested_depth_of(loaded.config),
     )
     return CallPlan(
         nest=nest,

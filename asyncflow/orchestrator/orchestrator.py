@@ -22,6 +22,7 @@ from asyncflow.orchestrator.compiling import (
     graph_of,
     load_runnables,
     log_plan_of,
+    nested_depth_of,
 )
 from asyncflow.orchestrator.config import Loaded, Source, load_config
 from asyncflow.orchestrator.environment import params_with_secrets
@@ -318,12 +319,12 @@ class PipelineOrchestrator:
     def make_runtime(self) -> Runtime:
         """A runtime with the limits of the file."""
         limits = self.config.resources
-        depth = self.config.execution.max_nested_depth
         return Runtime(
             max_cpus=limits.max_cpus,
             max_gpus=limits.max_gpus,
             max_memory=limits.max_memory,
-            max_nested_depth=max(32, depth or 0) + 1,
+            # A task at the deepest level may still ask for the results so far.
+            max_nested_depth=nested_depth_of(self.config) + 1,
         )
 
     @property

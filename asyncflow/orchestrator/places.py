@@ -60,14 +60,14 @@ class Nest(msgspec.Struct, frozen=True):
         module: its name.
         logs: where its output is kept, and theirs.
         in_processes: whether they run in processes, as their modules do.
-        max_depth: how deep they may nest; None leaves it to the runtime.
+        max_depth: how deep they may nest.
     """
 
     targets: Targets
     module: str
     logs: LogPlan
     in_processes: bool
-    max_depth: int | None = None
+    max_depth: int
 
 
 class Place:
@@ -133,7 +133,7 @@ class Place:
             if not callable(task):
                 _refuse(listed, task)
         most = self._nest.max_depth
-        if most is not None and self._depth + 1 > most:
+        if self._depth + 1 > most:
             raise NestedDepthError(
                 f"{self.step.node!r} executes tasks {self._depth + 1} levels deep; "
                 f"max_nested_depth is {most}"

@@ -222,7 +222,9 @@ def _remember(names: set[str], folder: str) -> None:
     known = set(_Scripts.known.values())
     for name in names:
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file is not None and (Path(file).is_relative_to(folder) or file in known):
+        if file is None or "site-packages" in Path(file).parts:
+            continue  # a virtual environment may well stand in the folder
+        if Path(file).is_relative_to(folder) or file in known:
             _IMPORTED[name] = _FileVersion.of(file)
 
 

@@ -91,6 +91,16 @@ def test_options_that_stand_for_settings(files: Commands) -> None:
     assert ran.exit_code == 0
 
 
+def test_a_run_can_be_recorded_elsewhere_and_resumed_from_there(files: Commands) -> None:
+    ran = files.here("run", "pipeline.yaml", "--checkpoint", "elsewhere", "--quiet")
+    assert ran.exit_code == 0
+    assert (files.folder / "elsewhere" / "runs" / "sums" / "journal").is_file()
+    assert not (files.folder / ".checkpoints").exists()
+    again = files.here("resume", "sums", "pipeline.yaml", "--directory", "elsewhere")
+    assert (again.exit_code, "2 succeeded" in again.output) == (0, True)
+    assert "loading" not in again.output
+
+
 def test_options_that_do_not_go_with_their_target(files: Commands) -> None:
     files.write("shop.py", "from asyncflow import Pipeline\npipeline = Pipeline('p')\n")
     for option in (["-f", "x.yaml"], ["--set", "a=1"], ["--restart"]):
