@@ -253,6 +253,20 @@ BUILDS = {
         "'url', which is a run input or context value and no asset",
         "leave it out of inputs=",
     ),
+    "a_map_over_a_run_input": Wrong(
+        lambda: (
+            Pipeline("p", inputs=["numbers"]).add_step(step(page), "each", map="numbers").build()
+        ),
+        "'each'",
+        "is mapped over 'numbers', which no step produces",
+        "let a step return them, also a run input",
+    ),
+    "a_map_over_a_misspelt_asset": Wrong(
+        lambda: pipeline(load).add_step(train, map="laod").build(),
+        "'train'",
+        "is mapped over 'laod', which no step produces",
+        "did you mean 'load'?",
+    ),
     "a_cycle": Wrong(
         lambda: (
             pipeline()

@@ -179,6 +179,12 @@ class _Wirer:
         return tuple(slots) if len(slots) == len(names) else ()
 
     def _unknown_asset(self, node: Node, name: str) -> str:
+        if name == node.map:
+            return f"step {node.name!r} is mapped over {name!r}, which no step produces" + nearest(
+                name,
+                self.assets.numbers,
+                "a map takes its elements from an asset: let a step return them, also a run input",
+            )
         if name in self.names.offered:
             return (
                 f"step {node.name!r} declares the input {name!r}, which is a run input or context "
