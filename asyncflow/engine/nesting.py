@@ -220,7 +220,13 @@ class Nesting:
         finally:
             attempt.nest.pop(node, None)
             await self.leave(attempt)
-        return self._outcome(run, node)
+        try:
+            return self._outcome(run, node)
+        finally:
+            # Of very many calls only what their results need is kept.
+            run.nested_demands.pop(run.graph.units.of_node[node], None)
+            del run.nested[node]
+            run.graph.forget_nested(node)  # type: ignore[attr-defined]
 
     async def run(
         self, attempt: Attempt, name: str, key: Any, launch: Callable[[int, str], Awaitable[Any]]
@@ -323,8 +329,7 @@ class Nesting:
         if demand is not None:
             graph.units.resources[unit] = step.resources
             run.nested_demands[unit] = demand
-        if not run.nested:
-            run.put_nested_first()
+        run.put_nested_first()
         run.nested[node] = Nested(attempt, depth, self._scheduler.loop.create_future())
         if self._remembered(run, node, attempt):
             return node

@@ -157,6 +157,7 @@ class RunRecord:
         self.expansions: dict[int, Expansion] = {}
         self.element_of: dict[int, int] = {}
         self.nested: dict[int, Nested] = {}
+        self.has_nested = False
         self.nested_demands: dict[int, Demand] = {}
         self.nested_failures = 0
         self.nested_names: set[str] = set()
@@ -222,13 +223,16 @@ class RunRecord:
         if backlog is None:
             ranked = self.remaining is not None
             backlog = RankedQueue(lambda attempt: self.rank(attempt.unit)) if ranked else deque()
-            if self.nested:
+            if self.has_nested:
                 backlog = NestedFirst(backlog, self._is_nested)
             self.backlog[lane] = backlog
         return backlog
 
     def put_nested_first(self) -> None:
-        """The first nested node comes: such nodes go before all others that wait."""
+        """A nested node comes: from now on such nodes go before all others that wait."""
+        if self.has_nested:
+            return
+        self.has_nested = True
         members_of = self.graph.units.members_of
         self.frontier.put_nested_first(lambda unit: members_of(unit)[0] in self.nested)
         for lane, backlog in self.backlog.items():

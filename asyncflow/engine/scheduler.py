@@ -331,7 +331,7 @@ class Scheduler:
                 continue
             node = run.graph.units.members_of(unit)[0]
             # A nested node may have been cancelled before its turn came.
-            gone = run.nested and (run.is_final(node) or run.is_ending(node))
+            gone = run.has_nested and (run.is_final(node) or run.is_ending(node))
             if not gone and not run.bars(node):
                 self.starting.advance(self.starting.first_attempt(run, unit))
         # What started may have called for more, and that may wait in another queue than before.

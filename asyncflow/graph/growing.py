@@ -14,6 +14,9 @@ from asyncflow.graph.node import Node
 __all__ = ["GrowingGraph"]
 
 
+_SPENT = CallTemplate()
+
+
 class GrowingGraph(Graph):
     """A run's own copy of its graph, whose lists may get longer; what stands in them stays."""
 
@@ -124,6 +127,12 @@ class GrowingGraph(Graph):
             units.of_node.append(unit)  # type: ignore[attr-defined]
         self.alone.append(False)
         return index
+
+    def forget_nested(self, index: int) -> None:
+        """Let go of how a nested node was called: it has ended, and is not called again."""
+        self.templates[index] = _SPENT
+        self.conditions.pop(index, None)
+        self.limits.pop(index, None)
 
     def _add_outputs(self, index: int, count: int) -> None:
         first = len(self.producers)

@@ -405,6 +405,36 @@ async def test_a_thread_that_waits_for_its_nest_is_cancelled_at_once(how: str) -
 
 
 @virtual_time
+async def test_a_nested_step_that_was_cancelled_before_its_turn_never_starts() -> None:
+    started: list[str] = []
+
+    @step
+    async def late() -> None:
+        started.append("late")
+
+    @step(timeout=1)
+    def parent(context: StepContext) -> None:
+        context.call_sync(late)
+
+    @step
+    async def other() -> int:
+        return 1
+
+    @step
+    async def long() -> None:
+        await asyncio.sleep(10)
+
+    async with Runtime(max_concurrency=1) as runtime:
+        first = await runtime.start(
+            Pipeline("first", steps=[parent, other], failure_policy="collect_all")
+        )
+        second = await runtime.start(Pipeline("second", steps=[long]))
+        results = [await run.result() for run in (first, second)]
+    assert results[0].step_results["parent/late"].status == "cancelled"
+    assert (results[1].success, results[0]["other"], started) == (True, 1, [])
+
+
+@virtual_time
 async def test_a_step_in_a_run_that_drains_may_still_ask_for_what_it_needs() -> None:
     """Also for what it has asked for before: on one CPU that waits for another step to end."""
     work = double.with_options(resources={"cpu": 1}, retry=1)
