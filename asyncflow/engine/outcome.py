@@ -48,7 +48,7 @@ def store(run: RunRecord, node: int, value: Any) -> StepFailed | None:
         return _produced_twice(run, node, outputs)
     try:
         placed = run.graph.nodes[node]
-        parts = parts_of(value, placed.asset_names, placed.name)
+        parts = parts_of(value, placed.output_names, placed.name)
     except StepFailed as error:
         return error
     except Exception as error:  # noqa: BLE001

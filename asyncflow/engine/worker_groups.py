@@ -92,7 +92,7 @@ class WorkerGroups:
             and uses[asset].last_member <= attempt.position
         ]
         if any(keep) or drop:
-            names = list(run.graph.nodes[node].asset_names) if len(outputs) > 1 else None
+            names = list(run.graph.nodes[node].output_names) if len(outputs) > 1 else None
             attempt.flow = Flow(names, keep, back, drop)
 
     def took_parts(self, attempt: Attempt, parts: list[Any], worker: Any) -> Any:
