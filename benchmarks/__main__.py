@@ -34,6 +34,12 @@ from benchmarks.resident import measure_resident
 from benchmarks.sampling import FULL, QUICK, Scale
 from benchmarks.streams import measure_stream
 from benchmarks.thread_lane import measure_thread_lane
+from benchmarks.values import (
+    measure_cache,
+    measure_fingerprints,
+    measure_large_value,
+    measure_small_values,
+)
 
 MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
     "fan-out-10k": measure_fan_out_10k,
@@ -53,6 +59,10 @@ MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
     "building": measure_building,
     "makespan": measure_makespan,
     "flow": measure_flow,
+    "small-values": measure_small_values,
+    "fingerprints": measure_fingerprints,
+    "large-value": measure_large_value,
+    "cache": measure_cache,
     "import": measure_import,
 }
 
@@ -62,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.list:
         for name, measure in MEASURES.items():
-            print(f"{name:<14}{measure.__doc__}")
+            print(f"{name:<{max(map(len, MEASURES)) + 2}}{measure.__doc__}")
         return 0
     scale = QUICK if options.quick else FULL
     rows: list[Row] = []

@@ -58,6 +58,9 @@ def list_runs(
 ) -> None:
     """List recorded runs, also those that are being written and those that are damaged."""
     if context.invoked_subcommand is not None:
+        # What stands before "prune" counts for it, too.
+        said = {"directory": directory, "as_json": as_json, "traceback": traceback}
+        context.default_map = {context.invoked_subcommand: said}
         return
     from asyncflow.storage.accounts import accounts_in
 

@@ -125,6 +125,22 @@ def test_runs_that_are_finished_and_old_are_removed(commands: Commands, kept: Pa
     assert young.exists()
 
 
+def test_options_before_prune_count_too(
+    commands: Commands, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, old = (
+        record(tmp_path / ".asyncflow", "here", days_old=31),
+        record(kept, "old", days_old=31),
+    )
+    ended = commands.here(
+        "runs", "--directory", str(kept), "--json", "prune", "--older-than", "30d"
+    )
+    assert [run["run_id"] for run in json.loads(ended.output)] == ["old"]
+    assert not old.exists()
+    assert here.exists()
+
+
 def test_a_dry_run_removes_nothing(commands: Commands, kept: Path) -> None:
     old = record(kept, "old", days_old=31)
     before = sorted(old.rglob("*"))

@@ -268,6 +268,26 @@ async def test_services_contexts_and_secrets_do_not_count(runtime: Runtime) -> N
     assert calls == ["u"]
 
 
+async def test_nothing_that_is_secret_is_written(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CANARY", "canary-of-the-environment")
+
+    @step(cache="code_hash")
+    async def fetch(url: str, token: Any, client: Any) -> dict[str, int]:
+        return {"length": len(token.reveal()) + len(client)}
+
+    async with Pipeline("p", steps=[fetch]).start(
+        {"url": "u", "token": Secret("canary-of-a-secret")},
+        services={"client": "canary-of-a-service"},
+        runtime=runtime,
+    ) as running:
+        assert (await running.result()).success
+    written = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    assert any("cache" in path.parts for path in written)
+    assert not [path for path in written if b"canary" in path.read_bytes()]
+
+
 # -- faults of the cache ---------------------------------------------------------------
 
 
