@@ -194,6 +194,7 @@ class Runtime:
         )
         scheduler = self._scheduler
         self._supply.on_found = scheduler.losses.watch
+        self._supply.worker_pids = scheduler.worker_pids
         self._bus = RuntimeBus(clock, lambda: (run.bus for run in scheduler.runs.values()))
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -388,6 +388,10 @@ class Scheduler:
             self._limiter = self.supply.limiter
         return self._limiter
 
+    def worker_pids(self) -> list[int]:
+        """The processes whose memory is ours too."""
+        return [pid for lane in self.lanes.values() for pid in lane.pids()]
+
     def follow_limits(self) -> None:
         """Have the account follow what this process may use now; what runs goes on."""
         for sentence in self.supply.follow(self.clock()):

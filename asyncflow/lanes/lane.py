@@ -158,6 +158,10 @@ class Lane(ABC):
     def statistics(self) -> LaneStatistics:
         """The lane at this moment."""
 
+    def pids(self) -> list[int]:
+        """The processes that are the lane's own."""
+        return []
+
     async def finish(self) -> None:
         """Let idle workers end in peace, before :meth:`close` ends them all."""
         return

@@ -400,6 +400,9 @@ class ProcessLane(Lane):
             lost=len(self._lost),
         )
 
+    def pids(self) -> list[int]:
+        return [worker.pid for worker in (*self._workers, *self._ending, *self._lost)]
+
     async def finish(self) -> None:
         """Let idle workers leave in peace, so that what they have to tidy up is tidied up."""
         for worker in list(self._workers):

@@ -54,6 +54,22 @@ async def test_each_step_has_a_peak_of_its_own(environment: Environment | None) 
     assert result.to_dict()["steps"]["large"]["peak_memory_bytes"] == large
 
 
+KEPT: list[bytearray] = []
+
+
+@step(lane="process", resources={"memory": "1Mi"})
+def keep(amount: int) -> None:
+    KEPT.append(bytearray(amount))
+
+
+async def test_what_workers_hold_is_ours_and_so_not_lost_to_what_we_share() -> None:
+    async with Runtime(max_cpus=1) as runtime:
+        await Pipeline("p", steps=[keep]).run({"amount": 1}, runtime=runtime)
+        before = runtime._supply._own_bytes()
+        await Pipeline("p", steps=[keep]).run({"amount": LARGE}, runtime=runtime)
+        assert runtime._supply._own_bytes() > before + LARGE - 10 * MIB
+
+
 def test_a_short_step_is_not_measured_and_nor_is_one_elsewhere() -> None:
     inline = Pipeline("p", steps=[use.with_options(lane="thread")]).run_sync({"amount": SMALL})
     assert inline.step_results["use"].peak_memory_bytes == 0
