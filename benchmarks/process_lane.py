@@ -7,16 +7,17 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 from anyio import CapacityLimiter
 from anyio.to_process import run_sync
 
-from asyncflow import Pipeline, Runtime, step
+from asyncflow import Pipeline, Runtime, Step, step
 from benchmarks.by_hand import by_hand
 from benchmarks.graphs import fan_out, pipeline_of
 from benchmarks.report import Goal, Row
-from benchmarks.sampling import Scale, compare_async, run_in
+from benchmarks.sampling import Scale, compare, compare_async, run_in
 
 __all__ = ["measure_process_lane", "measure_process_start", "measure_process_values"]
 
@@ -26,22 +27,19 @@ LARGE_BYTES = 100 * 2**20
 MILLISECOND = 0.001
 
 
-@step(lane="process")
 def no_op() -> int:
     """A function that does nothing."""
     return 1
 
 
-@step(lane="process")
-def compute() -> int:
-    """A function that keeps a CPU busy for a millisecond of its own time."""
+def compute(_: int = 0) -> int:
+    """Keep a CPU busy for a millisecond of this process's own time."""
     turns, until = 0, time.process_time() + MILLISECOND
     while time.process_time() < until:
         turns += 1
     return turns
 
 
-@step(lane="process")
 def make_array() -> Any:
     """An array of a megabyte."""
     import numpy
@@ -49,7 +47,6 @@ def make_array() -> Any:
     return numpy.ones(ARRAY_BYTES // 8)
 
 
-@step(lane="process", execution_group="large", outputs=["large"])
 def make_large() -> Any:
     """An array of 100 MB."""
     import numpy
@@ -57,21 +54,41 @@ def make_large() -> Any:
     return numpy.ones(LARGE_BYTES // 8)
 
 
-@step(lane="process", execution_group="large", inputs=["large"], outputs=["larger"])
 def add_one(large: Any) -> Any:
     """The array itself, changed in place: what is measured is the passing on."""
     large += 1
     return large
 
 
-@step(lane="process", execution_group="large", inputs=["larger"], outputs=["total"])
 def add_up(larger: Any) -> float:
     """The sum of the array."""
     return float(larger.sum())
 
 
 def _functions_in_turn() -> float:
-    return add_up.func(add_one.func(make_large.func()))
+    return add_up(add_one(make_large()))
+
+
+def _in_process(func: Callable[..., Any], **options: Any) -> Step[..., Any]:
+    return step(func, lane="process", **options)
+
+
+def _grouped() -> Pipeline:
+    """The three functions as a group, none of whose arrays comes back."""
+    return Pipeline(
+        "group",
+        steps=[
+            _in_process(make_large, execution_group="g", outputs=["large"]),
+            _in_process(add_one, execution_group="g", inputs=["large"], outputs=["larger"]),
+            _in_process(add_up, execution_group="g", inputs=["larger"], outputs=["total"]),
+        ],
+        outputs=["total"],
+    )
+
+
+def _pool() -> ProcessPoolExecutor:
+    # Spawned as our own workers are: a fork in a program with threads may hang for good.
+    return ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn"))
 
 
 # -- calls ---------------------------------------------------------------------------------
@@ -79,13 +96,13 @@ def _functions_in_turn() -> float:
 
 async def _compare_calls(scale: Scale) -> list[Row]:
     deps = fan_out(scale.of(2_000))
-    pipeline = pipeline_of(deps, no_op)
+    pipeline = pipeline_of(deps, _in_process(no_op))
     limiter = CapacityLimiter(WORKERS)
-    with ProcessPoolExecutor(WORKERS) as pool:
+    with _pool() as pool:
         async with Runtime(max_cpus=WORKERS) as runtime:
             ours = run_in(runtime, pipeline)
-            by_submit = partial(by_hand, deps, partial(_submit, pool, no_op.func))
-            by_anyio = partial(by_hand, deps, partial(run_sync, no_op.func, limiter=limiter))
+            by_submit = partial(by_hand, deps, partial(_submit, pool, no_op))
+            by_anyio = partial(by_hand, deps, partial(run_sync, no_op, limiter=limiter))
             await _warm_up(ours, by_submit, by_anyio)
             submitted = await compare_async(scale, ours, by_submit)
             beside_anyio = await compare_async(scale, ours, by_anyio)
@@ -101,17 +118,13 @@ async def _compare_computing(
     scale: Scale, runtime: Runtime, pool: ProcessPoolExecutor
 ) -> tuple[float, float]:
     size = scale.of(1_000)
-    ours = run_in(runtime, pipeline_of(fan_out(size), compute))
+    ours = run_in(runtime, pipeline_of(fan_out(size), _in_process(compute)))
 
     def mapped() -> list[int]:
         chunk = max(1, size // (4 * WORKERS))
-        return list(pool.map(_compute_one, range(size), chunksize=chunk))
+        return list(pool.map(compute, range(size), chunksize=chunk))
 
     return await compare_async(scale, ours, partial(asyncio.to_thread, mapped))
-
-
-def _compute_one(_: int) -> int:
-    return compute.func()
 
 
 async def _submit(pool: ProcessPoolExecutor, func: Callable[[], Any]) -> Any:
@@ -134,10 +147,10 @@ def measure_process_lane(scale: Scale) -> list[Row]:
 async def _compare_values(scale: Scale) -> list[Row]:
     size = scale.of(200)
     deps, names = fan_out(size), [f"n{number}" for number in range(size)]
-    pipeline = pipeline_of(deps, make_array)
-    group = Pipeline("group", steps=[make_large, add_one, add_up])
+    pipeline = pipeline_of(deps, _in_process(make_array))
+    group = _grouped()
     group.build()
-    with ProcessPoolExecutor(WORKERS) as pool:
+    with _pool() as pool:
         async with Runtime(max_cpus=WORKERS) as runtime:
 
             async def ours() -> list[float]:
@@ -145,7 +158,7 @@ async def _compare_values(scale: Scale) -> list[Row]:
                 return [float(result[name].sum()) for name in names]
 
             async def reference() -> list[float]:
-                arrays = await by_hand(deps, partial(_submit, pool, make_array.func))
+                arrays = await by_hand(deps, partial(_submit, pool, make_array))
                 return [float(array.sum()) for array in arrays]
 
             async def in_turn() -> float:
@@ -169,23 +182,24 @@ def measure_process_values(scale: Scale) -> list[Row]:
 # -- the start -----------------------------------------------------------------------------
 
 
-async def _first_result() -> None:
+async def _first_result() -> float:
+    pipeline = pipeline_of([()], _in_process(no_op))
+    began = time.perf_counter()
     async with Runtime(max_cpus=WORKERS) as runtime:
-        await run_in(runtime, pipeline_of([()], no_op))()
+        await run_in(runtime, pipeline)()
+        return time.perf_counter() - began
 
 
-async def _first_of_a_pool() -> None:
-    with ProcessPoolExecutor(WORKERS) as pool:
-        await _submit(pool, no_op.func)
-
-
-async def _compare_starts(scale: Scale) -> tuple[float, float]:
-    return await compare_async(scale, _first_result, _first_of_a_pool)
+async def _first_of_a_pool() -> float:
+    began = time.perf_counter()
+    with _pool() as pool:
+        await _submit(pool, no_op)
+        return time.perf_counter() - began
 
 
 def measure_process_start(scale: Scale) -> list[Row]:
-    """From a new runtime to its first result from a process, and its end."""
-    ours, forked = asyncio.run(_compare_starts(scale))
-    return [
-        Row("first result of a cold process lane", ours, forked, goal=Goal("limit", 0.15)),
-    ]
+    """From a new runtime to its first result from a process; a pool that spawns beside it."""
+    ours, spawned = compare(
+        scale, lambda: asyncio.run(_first_result()), lambda: asyncio.run(_first_of_a_pool())
+    )
+    return [Row("first result of a cold process lane", ours, spawned, goal=Goal("limit", 0.15))]

@@ -19,6 +19,7 @@ while read -r change group; do
     case $change in
         +) groups="$groups$group " ;;
         -) groups="${groups%% $group *} ${groups#* $group }" ;;
+        .) exit ;;
     esac
 done
 for group in $groups; do
@@ -61,6 +62,8 @@ class Guardian:
     def close(self) -> None:
         """End it; all groups must have been forgotten."""
         if self._process is not None:
+            # It is told: a process that the program has forked may hold its pipe open.
+            self._tell(". .\n")
             assert self._process.stdin is not None
             self._process.stdin.close()
             self._process.wait()

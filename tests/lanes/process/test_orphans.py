@@ -64,3 +64,45 @@ def test_a_host_that_is_killed_takes_everything_along(how: str) -> None:
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE_SECONDS)
     # Where nobody reaps orphans, a zombie is what is left of one.
     assert all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
+
+
+FORKING = """
+import os
+from asyncflow import Pipeline, Runtime, step
+import asyncio
+
+@step(lane="process")
+def work():
+    return 1
+
+async def main():
+    async with Runtime(max_cpus=1) as runtime:
+        pipeline = Pipeline("p", steps=[work])
+        await pipeline.run(runtime=runtime)
+        reading, writing = os.pipe()
+        child = os.fork()  # it has all that is open here, and lives on
+        if not child:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        await pipeline.run(runtime=runtime)
+    os.close(writing)
+    os.waitpid(child, 0)
+    print("closed")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_program_that_has_forked_can_close_its_runtime() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKING],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("closed\n", "")
