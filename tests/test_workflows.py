@@ -127,12 +127,12 @@ async def test_declared_memory_bounds_what_runs_in_processes(shared_workflows: P
     workflow = load_graph(shared_workflows / file)
     pipeline = Pipeline(workflow.name)
     for task in workflow.tasks:
-        asks = ResourceRequirements(cpu=1, memory=min(task.memory_bytes or 0, limit_bytes))
+        asks = ResourceRequirements(cpu="250m", memory=min(task.memory_bytes or 0, limit_bytes))
         used = hash_in_a_process.with_options(resources=asks)
         pipeline.add_step(used, name=task.id, params={"task_id": task.id}, inputs=task.parents)
     held, most = {}, 0
     async with (
-        Runtime(max_cpus=6, max_memory=limit_bytes) as runtime,
+        Runtime(max_cpus=5, max_memory=limit_bytes) as runtime,
         pipeline.start(runtime=runtime) as run,
     ):
         async for event in run.events(buffer=100_000):
