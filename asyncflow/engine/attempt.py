@@ -18,6 +18,7 @@ from asyncflow.step import Step
 
 if TYPE_CHECKING:
     from asyncflow.engine.caching import Looked
+    from asyncflow.engine.convoys import Convoy
     from asyncflow.engine.limiter import Lease
     from asyncflow.engine.nesting import Retake
     from asyncflow.engine.record import RunRecord
@@ -65,7 +66,9 @@ class Attempt(Call, eq=False):
     ``position`` is the node's place among the members of its unit. ``lease``, ``worker``
     and ``capped`` (it counts against the run's ``max_workers``) belong to the unit and go
     on to the attempt that follows. ``gated``: its condition was found true.
-    ``postponed``: it waited until earlier members of its group had run again.
+    ``convoy``: the tiny units it goes with, see :mod:`asyncflow.engine.convoys`; ``begun``: as
+    far as the engine knows; ``slot``: it holds what they share. ``postponed``: it waited until
+    earlier members of its group had run again.
     ``waits``: for how many pieces of its nest it is waiting; ``nest``: the nested nodes it
     asked for that have not ended, ``nested_runs`` the runs; ``retake``: it waits for its CPUs to go
     on; ``parking``: numbers those that began to wait, the youngest last.
@@ -94,6 +97,9 @@ class Attempt(Call, eq=False):
     capped: bool = False
     previous_error: BaseException | None = None
     postponed: bool = False
+    convoy: Convoy | None = None
+    begun: bool = False
+    slot: bool = False
     keys: Keys | None = None
     waits: int = 0
     nest: dict[int, None] | None = None
@@ -131,6 +137,13 @@ class Attempt(Call, eq=False):
     def take_parts(self, parts: list[Any], worker: Any) -> Any:
         """The value of a member of a group, with stand-ins for what stayed in the worker."""
         return self.run.take_parts(self, parts, worker)
+
+    def unbegun(self) -> bool:
+        """Take back a call that a lane was given and has not begun; false if it is to be made."""
+        if self.convoy is None or self.begun or self.cancel_requested:
+            return False
+        self.run.came_back(self)
+        return True
 
     def began(self) -> None:
         """Its timeout counts from now on."""

@@ -182,6 +182,11 @@ class Limiter(Story):
         """Return the tickets of all waiting requests in the order of their turns."""
         return self._line.tickets()
 
+    @property
+    def waiting_count(self) -> int:
+        """How many requests wait."""
+        return len(self._line)
+
     def _refuse_duplicate(self, ticket: Hashable) -> None:
         if self._line.queue_of(ticket) is not None:
             raise ValueError(f"The request {ticket!r} waits already; give each its own ticket.")

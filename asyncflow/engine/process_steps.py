@@ -26,4 +26,5 @@ def admit_processes(run: RunRecord) -> None:
             continue
     if problems:
         raise GraphError([f"pipeline {graph.name!r}: {problem}" for problem in problems])
+    run.in_processes = True
     run.process_demand = Demand(run.process_cpu_millis)

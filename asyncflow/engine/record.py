@@ -26,6 +26,7 @@ from asyncflow.lanes.flow import RemoteValue
 from asyncflow.states import FINAL, NODE_STATES, WAITING, NodeState, RunState
 
 if TYPE_CHECKING:
+    from asyncflow.engine.convoys import Convoy
     from asyncflow.engine.maps import Expansion
     from asyncflow.engine.nesting import Nested, Nesting
     from asyncflow.engine.recording import Recorder
@@ -67,6 +68,7 @@ class RunRecord:
         kept_remotely: by asset, the stand-ins for what workers keep for members of groups.
         postponed: by node, the attempt that waits for members that have to run again;
             ``rerun`` are those.
+        convoys: of units that are alike, by their step and template; None where that is none.
         unfreed: by unit, the members that have ended and whose inputs may be needed again.
         attempts: how often a node was tried, where that is not once.
         started, finished: seconds on the loop's clock of the last attempt, 0.0 before.
@@ -135,6 +137,7 @@ class RunRecord:
         self.postponed: dict[int, Attempt] = {}
         self.rerun: set[int] = set()
         self.unfreed: dict[int, list[int]] = {}
+        self.convoys: dict[tuple[int, int], Convoy | None] = {}
         self.attempts: dict[int, int] = {}
         # By node, how many of its tries were no fault of its own and do not count as such.
         self.forgiven: dict[int, int] = {}
@@ -152,6 +155,7 @@ class RunRecord:
         # By the identity of the requirements: most steps share theirs.
         self.demands: dict[tuple[int, int], Demand] = {}
         self.process_demand = Demand()
+        self.in_processes = False
         self.stdout: dict[int, str] = {}
         self.deaths: dict[int, int] = {}
         self.expansions: dict[int, Expansion] = {}
@@ -208,6 +212,7 @@ class RunRecord:
         self.on_end: list[Callable[[RunRecord], None]] = []
         self.report_soon: Callable[[Attempt], None] = _drop_report
         self.take_parts: Callable[[Attempt, list[Any], Any], Any] = _take_no_parts
+        self.came_back: Callable[[Attempt], None] = _drop_report
         self.set_timeout: Callable[[Attempt, float], None] = _set_no_timeout
 
     def rank(self, unit: int) -> float | None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from asyncflow import events
 from asyncflow.engine.attempt import Attempt, Phase
 from asyncflow.engine.caching import Caching, OpenCache
+from asyncflow.engine.convoys import Convoys
 from asyncflow.engine.item_limits import ItemRequest
 from asyncflow.engine.limited import Limited
 from asyncflow.engine.limiter import Lease, Limiter
@@ -94,6 +95,7 @@ class Scheduler:
         self.starting = Starting(self)
         self.settlement = Settlement(self, random)
         self.groups = WorkerGroups(self)
+        self.convoys = Convoys(self)
         self.maps = Maps(self)
         self.losses = Losses(self)
         self.caching = Caching(self, open_cache)
@@ -221,6 +223,7 @@ class Scheduler:
         run.report_soon = partial(report_soon, self.loop)
         run.set_timeout = self.stopping.set_timeout
         run.take_parts = self.groups.took_parts
+        run.came_back = self.convoys.came_back
         run.nesting = self.nesting
         self._new_runs.append(run)
         self.wake()
@@ -332,7 +335,9 @@ class Scheduler:
             node = run.graph.units.members_of(unit)[0]
             # A nested node may have been cancelled before its turn came.
             gone = run.has_nested and (run.is_final(node) or run.is_ending(node))
-            if not gone and not run.bars(node):
+            if gone or run.bars(node):
+                continue
+            if not run.in_processes or not self.convoys.takes(run, unit):
                 self.starting.advance(self.starting.first_attempt(run, unit))
         # What started may have called for more, and that may wait in another queue than before.
         if not run.frontier.ready and run.queued:
@@ -380,6 +385,11 @@ class Scheduler:
         if not self.eager:
             self.batch.append(attempt)
         inline.start_coroutine(attempt)
+
+    @property
+    def limiter_so_far(self) -> Limiter | None:
+        """The account, if anything has needed it."""
+        return self._limiter
 
     @property
     def limiter(self) -> Limiter:

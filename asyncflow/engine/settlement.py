@@ -53,6 +53,8 @@ class Settlement:
             self._scheduler.groups.look_at_worker(attempt)
         self._scheduler.in_flight -= 1
         del run.in_flight[attempt.unit]
+        if attempt.convoy is not None:
+            self._scheduler.convoys.ended(attempt)
         lease = attempt.lease
         if lease is not None and (lease.keys or lease.taken):
             self._scheduler.limited.look()
@@ -206,6 +208,8 @@ class Settlement:
         """Give back what a unit holds."""
         run = attempt.run
         self.give_back(attempt)
+        if attempt.convoy is not None:
+            self._scheduler.convoys.led(attempt)
         if run.graph.units.members is not None and self._scheduler.groups.has(run, attempt.unit):
             self._scheduler.groups.end_unit(run, attempt.unit)
         if run.one_at_a_time:

@@ -312,7 +312,12 @@ class Starting:
         lane = self._lane_of(attempt)
         if step.timeout is not None and not lane.tells_begin:
             self._scheduler.stopping.set_timeout(attempt, step.timeout)
-        self.start_in(attempt, lane)
+        if attempt.convoy is None:
+            self.start_in(attempt, lane)
+        else:
+            attempt.begun = attempt.slot = True
+            self.start_in(attempt, lane)
+            self._scheduler.convoys.led(attempt)
 
     def start_in(self, attempt: Attempt, lane: Lane) -> None:
         """Have a lane make the call that an attempt is now."""

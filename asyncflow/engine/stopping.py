@@ -151,6 +151,8 @@ class Stopping:
         else:
             run.frontier.clear()
         self._drop_all_parked(run)
+        if run.convoys:
+            self._scheduler.convoys.recall(run)
         self.end_if_over(run)
 
     def _startable_units(self, run: RunRecord) -> set[int]:

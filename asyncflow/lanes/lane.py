@@ -65,6 +65,11 @@ class Call(msgspec.Struct, eq=False):
     worker_kind: Any = None
     flow: Any = None
 
+    def unbegun(self) -> bool:
+        """The call was not begun by the worker it was sent to; true if that is all, false if it
+        is to be made by another."""
+        return False
+
     def began(self) -> None:
         """The call begins now, from a lane that tells so."""
 
@@ -109,6 +114,8 @@ class Lane(ABC):
     most_replaced: ClassVar[int] = 64
     # Whether calls may begin some time after their start, and the lane calls began() then.
     tells_begin: ClassVar[bool] = False
+    # Whether calls may be started on a worker that is busy, and wait there for their turn.
+    queues: ClassVar[bool] = False
 
     @abstractmethod
     def start(self, call: Call) -> None:
@@ -128,6 +135,14 @@ class Lane(ABC):
     @abstractmethod
     def abandon(self, call: Call) -> None:
         """Stop counting on a call that ignored its cancel; its worker is lost."""
+
+    def recall(self, call: Call) -> None:
+        """Have a call come back that has been started and has not begun, if it still can."""
+        return
+
+    def is_open(self, worker: Any, call: Call) -> bool:
+        """Whether further calls that are like this one may be sent to its worker."""
+        return False
 
     @abstractmethod
     def has_room(self) -> bool:

@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 __all__ = ["Hygiene"]
 
@@ -19,15 +21,20 @@ _SIGNALS = tuple(
     if hasattr(signal, f"SIG{name}")
 )
 
+# The mapping behind os.environ, whose own methods decode and encode every variable.
+_environment: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+# The function behind signal.getsignal, which makes members of an enum.
+_handler_of: Callable[[int], Any] = sys.modules["_signal"].getsignal
+
 
 class Hygiene:
     """The state of a worker before its first call, and what of it has changed since."""
 
     def __init__(self) -> None:
-        self._environment = dict(os.environ)
+        self._environment = dict(_environment)
         self._directory = os.getcwd()
         self._umask = _umask()
-        self._handlers = [signal.getsignal(number) for number in _SIGNALS]
+        self._handlers = [_handler_of(number) for number in _SIGNALS]
         self._streams = _streams()
         self._warnings = list(warnings.filters)
         self._modules = len(sys.modules)
@@ -41,11 +48,11 @@ class Hygiene:
             return "the working directory, which is gone"
         if _streams() != self._streams:
             return "the standard streams"
-        if os.environ != self._environment:
+        if _environment != self._environment:
             return "the environment"
         if _umask() != self._umask:
             return "the umask"
-        if [signal.getsignal(number) for number in _SIGNALS] != self._handlers:
+        if [_handler_of(number) for number in _SIGNALS] != self._handlers:
             return "a signal handler"
         return self._changed_interpreter()
 

@@ -27,6 +27,7 @@ from asyncflow.pickling.unsendable import unsendable
 __all__ = ["ProcessLane"]
 
 _MOST_KNOWN = 500
+_LOOK_SECONDS = 0.005
 _FINISH_SECONDS = 1.5
 
 _Outcome = wire.Done | wire.Failed
@@ -50,6 +51,7 @@ class ProcessLane(Lane):
     name: ClassVar[str] = "process"
     most_replaced: ClassVar[int] = 4
     tells_begin: ClassVar[bool] = True
+    queues: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class ProcessLane(Lane):
         self._spawned = 0
         self._last_number = 0
         self._chains = 0
+        self._looks = False
         self._workers: set[WorkerHandle] = set()
         self._idle: dict[WorkerKind, list[WorkerHandle]] = {}
         self._ending: set[WorkerHandle] = set()
@@ -91,6 +94,9 @@ class ProcessLane(Lane):
                 self._refuse(call, no_worker(call.name, call.worker_kind or PLAIN, error))
                 return
         worker: WorkerHandle = call.worker
+        idle = self._idle.get(worker.kind)
+        if idle and worker in idle:
+            idle.remove(worker)
         worker.reserved = call.keep_worker
         if call.keep_worker and not worker.chain:
             self._renew_chain(worker)
@@ -142,7 +148,13 @@ class ProcessLane(Lane):
         worker.calls[number] = call
         if is_first and worker.started:
             self._begins(call)
-        worker.work.send(frame, descriptor)
+        elif not is_first and not self._looks:
+            self._looks = True
+            self._loop.call_later(_LOOK_SECONDS, self._look_at_queues)
+        if is_first:
+            worker.work.send(frame, descriptor)
+        else:
+            worker.work.send_soon(frame, descriptor)
 
     def _frame_of(self, call: Call, number: int, worker: WorkerHandle) -> tuple[wire.Run, Parcel]:
         function = self._functions.find(call.func, getattr(call, "run", None))
@@ -275,12 +287,45 @@ class ProcessLane(Lane):
             self._idle.setdefault(worker.kind, []).append(worker)
 
     def _move(self, worker: WorkerHandle, number: int) -> None:
-        """A call was not begun and will not be here: make it elsewhere."""
+        """A call was not begun and will not be here."""
         call = worker.calls.pop(number, None)
-        if call is None:
-            return
-        call.worker = None
-        self.start(call)
+        if call is not None:
+            self._make_elsewhere(call)
+
+    def _make_elsewhere(self, call: Call) -> None:
+        if call.cancel_requested:
+            self._cancel_dead(call)
+        elif not call.unbegun():
+            call.worker = None
+            self.start(call)
+
+    def recall(self, call: Call) -> None:
+        worker: WorkerHandle = call.handle
+        numbers = [number for number, other in worker.calls.items() if other is call]
+        worker.control.send(wire.Recall(numbers))
+
+    def is_open(self, worker: WorkerHandle, call: Call) -> bool:
+        """Whether further calls that are like this one may be sent to a worker."""
+        if worker.is_gone or worker.retiring or worker.lost or worker.worn or worker.reserved:
+            return False
+        like: Any = call
+        others: Any = worker.calls.values()
+        return all(other.convoy is like.convoy for other in others)
+
+    def _look_at_queues(self) -> None:
+        """Recall what waits behind a call that takes long."""
+        self._looks = False
+        for worker in self._workers:
+            if len(worker.calls) < 2:
+                continue
+            self._looks = True
+            current = worker.current
+            if current == worker.seen_at and current in worker.calls:
+                waiting = [number for number in worker.calls if number != current]
+                worker.control.send(wire.Recall(waiting))
+            worker.seen_at = current
+        if self._looks:
+            self._loop.call_later(_LOOK_SECONDS, self._look_at_queues)
 
     # -- ends --------------------------------------------------------------------------------
 
@@ -316,8 +361,7 @@ class ProcessLane(Lane):
             elif self._closed:
                 self._cancel_dead(call)
             else:
-                call.worker = None
-                self.start(call)
+                self._make_elsewhere(call)
         self._gone.set()
 
     def _fail_dead(self, call: Call, worker: WorkerHandle, death: Death) -> None:

@@ -25,11 +25,30 @@ class Sender:
         self._channel = channel
         # Bytes still to be sent, with the descriptor that goes with the first of them.
         self._waiting: deque[tuple[memoryview, int | None]] = deque()
+        # Small frames that are sent together.
+        self._soon: list[bytes] = []
         self._closed = False
 
     def send(self, frame: Any, descriptor: int | None = None) -> None:
         """Send a frame, now or as soon as there is room; the descriptor is closed then."""
+        self._flush()
         self.send_bytes(framed(frame), descriptor)
+
+    def send_soon(self, frame: Any, descriptor: int | None = None) -> None:
+        """Send a frame with others of this turn of the loop, if it is small."""
+        if descriptor is not None or self._waiting:
+            self._flush()
+            self.send(frame, descriptor)
+            return
+        if not self._soon:
+            self._loop.call_soon(self._flush)
+        self._soon.append(framed(frame))
+
+    def _flush(self) -> None:
+        if self._soon:
+            data = b"".join(self._soon)
+            self._soon.clear()
+            self.send_bytes(data)
 
     def send_bytes(self, data: bytes, descriptor: int | None = None) -> None:
         """Send frames that are bytes already."""
@@ -70,6 +89,7 @@ class Sender:
     def close(self) -> None:
         """Send nothing more; what waits is dropped. The channel is not closed."""
         if not self._closed:
+            self._flush()
             self._closed = True
             if self._waiting:
                 self._loop.remove_writer(self._channel.write_fileno())

@@ -44,6 +44,8 @@ class WorkerHandle:
         killed: whether the host ended it.
         worn: whether it should be replaced once it is free.
         chain: stands for the group that it is kept for; another one after each failure.
+        has_slot: whether calls may be sent on behind the one that it is making.
+        seen_at: the call that it was making when last looked at.
         kept: the numbers of the values that it keeps.
         retiring: whether it is given nothing more.
         units: how many calls it has made.
@@ -65,7 +67,8 @@ class WorkerHandle:
         self.calls: dict[int, Call] = {}
         self.known: set[int] = set()
         self.reserved = self.killed = self.retiring = self.lost = self.started = False
-        self.is_gone = self.worn = False
+        self.is_gone = self.worn = self.has_slot = False
+        self.seen_at = 0
         self.chain = 0
         self.kept: set[int] = set()
         self.units = 0
