@@ -398,7 +398,7 @@ def main(
     host: int,
     mark: bytes,
     levels: dict[str, int],
-    cpus: float,
+    cpus: int,
 ) -> None:
     """Serve a host until it closes the channel.
 
