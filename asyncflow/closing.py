@@ -31,14 +31,26 @@ async def end_all(scheduler: Scheduler, drain_seconds: float) -> None:
             await Run(scheduler, record).wait_shielded()
         except asyncio.CancelledError as error:
             cancelled = error
+    # In a task of its own, which a cancel does not end halfway: threads and workers would stay.
+    closing = asyncio.ensure_future(_close(scheduler))
+    while not closing.done():
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    closing.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+async def _close(scheduler: Scheduler) -> None:
+    """Close what runs needed: threads, workers, whatever looks after devices."""
     await scheduler.losses.aclose()
     await scheduler.caching.aclose()
     scheduler.limited.close()
     for lane in scheduler.lanes.values():
         await lane.finish()
         lane.close()
-    if cancelled is not None:
-        raise cancelled
 
 
 async def _drain(scheduler: Scheduler, seconds: float) -> None:

@@ -1,5 +1,6 @@
-"""For tests of pipelines: virtual time, seeded chance, failures, made-up GPUs, contexts."""
+"""For tests of pipelines: virtual time, seeded chance, failures, made-up GPUs, contexts, codecs."""
 
+from asyncflow.testing.codecs import check_codec
 from asyncflow.testing.contexts import RecordingContext, Report, step_context
 from asyncflow.testing.faulty_files import FaultyDirectory
 from asyncflow.testing.gate import Gate
@@ -17,5 +18,6 @@ __all__ = [
     "Stuck",
     "VirtualLoop",
     "VirtualRuntime",
+    "check_codec",
     "step_context",
 ]

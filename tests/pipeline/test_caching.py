@@ -425,6 +425,28 @@ async def test_closing_the_runtime_waits_for_what_is_being_written(
     assert calls == [1]
 
 
+async def test_being_cancelled_while_closing_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(monkeypatch, "save")
+    calls: list[Any] = []
+    runtime = Runtime(directory=tmp_path / "kept")
+    await runtime.__aenter__()
+    run_ = await runtime.start(Pipeline("p", steps=[counting(calls)]), {"x": 1})
+    await held.wait_entered()
+    await run_.cancel()
+    closing = asyncio.create_task(runtime.aclose(drain_seconds=0))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        closing.cancel()
+    await asyncio.sleep(0)
+    assert not closing.done()
+    held.released.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert not [t for t in threading.enumerate() if t.name.startswith("asyncflow-cache")]
+
+
 async def test_two_runs_at_once_may_both_make_the_call(runtime: Runtime) -> None:
     calls: list[Any] = []
     pipeline = Pipeline("p", steps=[counting(calls)])

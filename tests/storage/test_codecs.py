@@ -17,6 +17,7 @@ from asyncflow.errors import NotReadable, NotRecordable
 from asyncflow.secret import Secret
 from asyncflow.storage.codecs import Codecs
 from asyncflow.storage.wire import BUFFERS, LARGE_BYTES, PLAIN, TREE
+from asyncflow.testing import check_codec
 from tests.storage.values import BUILTIN_VALUES, builtin_values, same
 
 CODECS = Codecs()
@@ -203,6 +204,57 @@ def test_a_codec_of_ones_own_is_found_by_its_tag() -> None:
     assert b"ipaddress" not in encoded
     with pytest.raises(NotReadable, match="codec 'ipv4'"):
         CODECS.decode(encoded)
+
+
+def test_a_codec_can_be_checked() -> None:
+    check_codec(Addresses(), [IPv4Address(0), IPv4Address(2**32 - 1)])
+
+
+class Greedy(Addresses):
+    def takes(self, value: Any) -> bool:
+        return True
+
+
+class Blind(Addresses):
+    def takes(self, value: Any) -> bool:
+        return False
+
+
+class Forgetful(Addresses):
+    def decode(self, encoded: Any) -> Any:
+        return IPv4Address(0)
+
+
+class Changing(Addresses):
+    def decode(self, encoded: Any) -> Any:
+        return int(encoded)
+
+
+class Restless(Addresses):
+    count = 0
+
+    def encode(self, value: Any) -> Any:
+        self.count += 1
+        return [int(value), self.count]
+
+    def decode(self, encoded: Any) -> Any:
+        return IPv4Address(encoded[0])
+
+
+@pytest.mark.parametrize(
+    "codec, fault",
+    [
+        (Greedy(), "takes the builtin value None"),
+        (Blind(), "does not take"),
+        (Forgetful(), "comes back from 'ipv4' as IPv4Address"),
+        (Changing(), "as a int"),
+        (Restless(), "now so and now otherwise"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_the_check_finds_what_is_wrong_with_a_codec(codec: Any, fault: str) -> None:
+    with pytest.raises(AssertionError, match=fault):
+        check_codec(codec, [IPv4Address(7)])
 
 
 def test_a_codec_that_fails_refuses_the_value_and_names_itself() -> None:

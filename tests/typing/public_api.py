@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from asyncflow import (
+    NodeState,
     Pipeline,
     PipelineResult,
     ResourceRequirements,
@@ -16,6 +17,7 @@ from asyncflow import (
     Step,
     StepContext,
     StepResult,
+    VersionedPipeline,
     parallel_map,
     step,
 )
@@ -42,6 +44,7 @@ def with_brackets(text: str, times: int = 1) -> list[str]:
     retry=Retry(3, on=OSError),
     timeout=timedelta(seconds=10),
     condition=lambda url: bool(url),
+    cache=lambda url: url,
     lane="inline",
     tags=("nightly",),
 )
@@ -49,7 +52,13 @@ async def fetch(url: str, *, depth: int = 1) -> bytes:
     return url.encode()
 
 
-@step(inputs={"texts": ["a", "b"]}, resources={"cpu": 2}, retry=3, timeout=1.5)
+@step(
+    inputs={"texts": ["a", "b"]},
+    resources={"cpu": 2},
+    retry=3,
+    timeout=1.5,
+    cache="code_hash",
+)
 def join(texts: list[str], context: StepContext) -> str:
     return "".join(texts)
 
@@ -165,3 +174,33 @@ def takes_any_step(used: Step[..., Any]) -> Callable[..., Any]:
 
 takes_any_step(double)
 takes_any_step(fetch)
+
+
+# -- caching, codecs, versions ---------------------------------------------------------------
+
+
+def cached() -> None:
+    step(plain, cache="code")  # type: ignore[call-overload]
+    step(plain, cache=True)  # type: ignore[call-overload]
+    assert_type(StepResult("a", NodeState.SUCCEEDED).cached, bool)
+
+
+class Numbers:
+    tag = "numbers"
+
+    def takes(self, value: Any) -> bool:
+        return False
+
+    def encode(self, value: Any) -> Any:
+        return value
+
+    def decode(self, encoded: Any) -> Any:
+        return encoded
+
+
+def kept(pipeline: VersionedPipeline) -> None:
+    Runtime(directory="kept", codecs=[Numbers()], pickle_key=b"0123456789abcdef")
+    Runtime(codecs=["numbers"])  # type: ignore[list-item]
+    assert_type(pipeline.list_versions(), list[str])
+    assert_type(pipeline.compare_with("v1").step_order_changed, bool)
+    assert_type(pipeline.compare_with("v1").added_steps, list[str])
