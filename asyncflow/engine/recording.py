@@ -55,6 +55,8 @@ __all__ = ["Recorder"]
 _TOGETHER: Final = 64
 # The wall clock is noted again when it has moved against the monotonic one.
 _DRIFT_SECONDS: Final = 0.05
+# Nobody waits for these.
+_LAZY: Final = (SimplyBegan, NodeBegan, UnitBegan, UnitEnded, Gated, Added)
 
 
 class Recorder:
@@ -124,7 +126,7 @@ class Recorder:
             if self._ended:
                 self._flush()
             elif not self._begun:
-                self._writer.want()
+                self._writer.want(lazily=True)
             self._begun.append((attempt.node, at))
             return
         if not attempt.unit_announced:
@@ -329,7 +331,7 @@ class Recorder:
         self.pending += 1
         if isinstance(record, Ended | SimplyEnded):
             self._open[id(record)] = record
-        self._writer.append(encode(record), record)
+        self._writer.append(encode(record), record, lazily=isinstance(record, _LAZY))
 
     def _flush(self) -> None:
         """Make records of the begins or ends that gathered."""
@@ -352,7 +354,7 @@ class Recorder:
 
     def _acknowledge(self, records: list[Record]) -> None:
         self._scheduler.acknowledged.extend((self, record) for record in records)
-        self._scheduler.wake()
+        self._scheduler.turn_now()
 
     # -- from the journal ----------------------------------------------------------------
 

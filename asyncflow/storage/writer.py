@@ -31,6 +31,8 @@ __all__ = ["Durability", "JournalWriter", "explain"]
 Durability = Literal["process", "power"]
 
 _SYNC_SECONDS: Final = 0.25
+# What nobody waits for goes with the next record that somebody waits for, or alone after this.
+_LAZY_SECONDS: Final = 0.005
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -86,28 +88,34 @@ class JournalWriter:
         self._written = self._synced = chain.offset
         self._written_records = self._synced_records = chain.records
         self._timer: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None
         self._sync: asyncio.Future[None] | None = None
         self._task = self._loop.create_task(
             self._write_on(), name=f"journal {path}", context=contextvars.Context()
         )
 
-    def append(self, payload: bytes, ticket: Any = None) -> None:
+    def append(self, payload: bytes, ticket: Any = None, *, lazily: bool = False) -> None:
         """Have a record written after those before it.
 
         Args:
             payload: the encoded record.
             ticket: given back by ``acknowledge`` once the record is safe; None for none.
+            lazily: it may wait a few milliseconds for others to go with it.
         """
         self._frames.append(self._chain.frame(payload))
         if ticket is not None:
             self._tickets.append(ticket)
-        self.want()
+        self.want(lazily=lazily)
 
-    def want(self) -> None:
-        """Have ``gather`` called and what waits written soon."""
-        if not self._waiting:
+    def want(self, *, lazily: bool = False) -> None:
+        """Have ``gather`` called and what waits written, at once or a few milliseconds later."""
+        if self._waiting:
+            return
+        if not lazily:
             self._waiting = True
             self._wanted.set()
+        elif self._later is None:
+            self._later = self._loop.call_later(_LAZY_SECONDS, self.want)
 
     async def close(self) -> None:
         """Write and sync what waits, and let go of the file; waits for that however often the
@@ -144,6 +152,9 @@ class JournalWriter:
             await self._let_go()
 
     async def _write_batch(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         self._gather()
         batch = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
         tickets = self._tickets
@@ -231,8 +242,9 @@ class JournalWriter:
             await self._put(b"".join(self._frames))
 
     async def _let_go(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._later):
+            if timer is not None:
+                timer.cancel()
         # In the writer's thread: whatever is still being written there comes first.
         closing = self._loop.run_in_executor(self._thread, self._close_file)
         self._thread.shutdown(wait=False)
