@@ -29,6 +29,7 @@ from benchmarks.process_lane import (
     measure_process_start,
     measure_process_values,
 )
+from benchmarks.recording import measure_recording, measure_recording_large, measure_resume
 from benchmarks.report import Row, as_json, as_table
 from benchmarks.resident import measure_resident
 from benchmarks.sampling import FULL, QUICK, Scale
@@ -55,6 +56,9 @@ MEASURES: dict[str, Callable[[Scale], list[Row]]] = {
     "process-start": measure_process_start,
     "stream": measure_stream,
     "maps": measure_maps,
+    "recording": measure_recording,
+    "resume": measure_resume,
+    "recording-large": measure_recording_large,
     "resident": measure_resident,
     "building": measure_building,
     "makespan": measure_makespan,

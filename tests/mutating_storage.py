@@ -87,8 +87,8 @@ MUTATIONS = (
     Mutation(
         "the checksum of a length",
         "framing.py",
-        "        if check != _crc(content[offset : offset + 4], self._seed):\n            return None",
-        "        if False:\n            return None",
+        "self._seed):\n            return None",
+        "self._seed) and False:\n            return None",
     ),
     Mutation(
         "the chain of checksums",
