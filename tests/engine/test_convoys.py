@@ -65,7 +65,7 @@ async def test_events_say_of_each_unit_when_it_began_and_never_of_more_than_ther
     for event in events:
         if isinstance(event, UnitStarted):
             holding.add(event.node)
-            assert len(holding) <= 2 * 16
+            assert len(holding) <= 2 * 32
             assert event.cpus in (0, 1)
         elif isinstance(event, UnitFinished):
             holding.remove(event.node)
