@@ -393,6 +393,8 @@ class PipelineResult:
                     "queued_seconds": result.queued_seconds,
                     "lane": result.lane,
                     "worker": result.worker,
+                    "cached": result.cached,
+                    "resumed": result.resumed,
                     "peak_memory_bytes": result.peak_memory_bytes,
                     "error": text_of(result.error) or None,
                 }

@@ -159,6 +159,12 @@ def test_a_small_run_that_has_nothing_to_tell_says_so_after_a_while() -> None:
             "n succeeded in 3.0 s, attempt 2",
         ),
         (
+            NodeFinished(
+                node="n", state=NodeState.SUCCEEDED, duration_seconds=0, cached=True, **COMMON
+            ),
+            "n was found in the cache",
+        ),
+        (
             NodeFinished(node="n", state=NodeState.SKIPPED, duration_seconds=0, **COMMON),
             "n was skipped",
         ),

@@ -353,6 +353,8 @@ async def test_to_dict_is_plain_values() -> None:
         "queued_seconds": 0,
         "lane": "inline",
         "worker": "",
+        "cached": False,
+        "resumed": False,
         "peak_memory_bytes": 0,
         "error": "ValueError: no good",
     }

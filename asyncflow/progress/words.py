@@ -77,6 +77,8 @@ def _finish_news(event: NodeFinished) -> News | None:
     tries = f", attempt {event.attempt}" if event.attempt > 1 else ""
     state = str(event.state).replace("_", " ")
     match event.state:
+        case NodeState.SUCCEEDED if event.cached:
+            return News("✓", "green", f"{event.node} was found in the cache", matters=False)
         case NodeState.SUCCEEDED:
             return News("✓", "green", f"{event.node} succeeded in {took}{tries}", matters=False)
         case NodeState.SKIPPED:

@@ -15,6 +15,7 @@ a damaged entry is one that is not there: its step runs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -104,7 +105,8 @@ class CacheStore:
                 except NotReadable:
                     shard.remove(name[2:])
                     raise
-                os.utime(name[2:], dir_fd=shard.descriptor, follow_symlinks=False)
+                with contextlib.suppress(OSError):  # a cache that may only be read is one, too
+                    os.utime(name[2:], dir_fd=shard.descriptor, follow_symlinks=False)
                 return Hit(value)
         except FileNotFoundError:
             return None

@@ -55,7 +55,7 @@ def digest_of(value: Any, extra: Sequence[Codec] = ()) -> bytes:
 
 class _Digester:
     def __init__(self, extra: Sequence[Codec]) -> None:
-        self._extra = extra
+        self._codecs = (*extra, *imported_codecs())
         self._known: dict[int, bytes] = {}
         self._kept: list[Any] = []  # an id is only good while its object lives
         self._open: set[int] = set()
@@ -101,7 +101,7 @@ class _Digester:
         return self._of_object(value, kind)
 
     def _of_object(self, value: Any, kind: type) -> bytes:
-        for codec in (*self._extra, *imported_codecs()):
+        for codec in self._codecs:
             if codec.takes(value):
                 return hashed(b"codec", codec.tag.encode(), self.of(_encoded(codec, value)))
         described = _described(kind)

@@ -69,11 +69,11 @@ def _changed_targets(tree: ast.AST) -> Iterator[ast.expr]:
     """What stands before ``.append(…)`` and its like, and before ``[…] =``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in _CHANGING:
-            yield node.value
+            yield _root(node.value)
         elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
             yield _root(node)
         elif isinstance(node, ast.AugAssign):
-            yield node.target
+            yield _root(node.target)
 
 
 def _root(node: ast.expr) -> ast.expr:

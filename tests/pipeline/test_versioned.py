@@ -312,3 +312,27 @@ def test_of_many_that_save_one_version_at_once_one_wins(make: Make) -> None:
         thread.join()
     assert sorted(outcomes) == ["refused"] * 7 + ["saved"]
     assert make().list_versions() == ["v1.0.0"]
+
+
+def test_inlined_pipelines_and_maps_are_described_too(tmp_path: Path) -> None:
+    @step
+    def double(item: int) -> int:
+        return 2 * item
+
+    @step(outputs=["items"])
+    def numbers() -> list[int]:
+        return [1, 2]
+
+    def made(changed: bool) -> VersionedPipeline:
+        inner = Pipeline("inner", steps=[load, clean.with_options(retry=9) if changed else clean])
+        pipeline = VersionedPipeline("outer", versions_dir=tmp_path, steps=[numbers])
+        pipeline.add_step(double, inputs={"item": "items"}, map="items")
+        return pipeline.add_pipeline(inner, "in")
+
+    record = made(False).save_version()
+    described = {node.name: node for node in record.steps}
+    assert described["in/clean"].takes == {"raw": "asset in/raw"}
+    assert described["in/clean"].group == "in/prep"
+    assert described["double"].map == "items"
+    assert not made(False).compare_with("v0.1.0").has_changes
+    assert made(True).compare_with("v0.1.0").modifications == {"in/clean": ["options"]}

@@ -116,6 +116,18 @@ def test_short_writes_are_gone_on_with(store: CacheStore, monkeypatch: pytest.Mo
     assert load(store) == Hit("x" * 100)
 
 
+def test_a_cache_that_may_only_be_read_is_one_too(
+    store: CacheStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(KEY, 1, MISSING)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert load(store) == Hit(1)
+
+
 def test_a_planted_link_is_never_followed(store: CacheStore, tmp_path: Path) -> None:
     sentinel = tmp_path / "sentinel"
     sentinel.write_text("untouched")

@@ -105,6 +105,7 @@ def test_what_a_function_changes_itself_is_state_and_does_not_count() -> None:
             count += 1
             calls.append(count)
             seen["a"]["b"] = limit[0]
+            seen["a"].setdefault("c", []).append(1)
             return count
 
         return inner
