@@ -16,6 +16,7 @@ from asyncflow.cli.files import LaidOver, is_pipeline_file, load_orchestrator
 from asyncflow.graph.names import nearest
 from asyncflow.orchestrator.logs import LOGS, backups_of, file_name_of, logs_in
 from asyncflow.progress import shown
+from asyncflow.storage.layout import RUNS, folder_of
 
 __all__ = ["Logs", "follow_logs", "logs_of", "show_logs"]
 
@@ -71,10 +72,10 @@ def _folder_of(run: str, directory: Path) -> Path:
         if kept is None:
             raise CommandError(f"{run} has checkpoint.enabled: false, and so its runs keep no logs")
         return kept
-    for folder in (Path(run), directory / "runs" / run):
+    for folder in (Path(run), directory / RUNS / folder_of(run)):
         if (folder / LOGS).is_dir():
             return folder
-    runs = directory / "runs"
+    runs = directory / RUNS
     known = sorted(path.name for path in runs.iterdir()) if runs.is_dir() else []
     otherwise = f"there is no run in {directory}; name its folder with --directory"
     raise CommandError(f"there is no run {run!r}{nearest(run, known, otherwise)}")

@@ -40,6 +40,8 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 _SINK: contextvars.ContextVar[_Sink | None] = contextvars.ContextVar("asyncflow_log", default=None)
 _LOCK = threading.RLock()
+_LOGGER = logging.getLogger("asyncflow")
+_APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 
 def file_name_of(module: str) -> str:
@@ -106,8 +108,11 @@ class _Sink:
         self._plan = plan
         self._folder = plan.folder
         self._path = os.path.join(plan.folder, file_name_of(module))
+        self._module = module
         self._begun: dict[str, str] = {}
-        self._lock = threading.Lock()
+        self._is_lost = False
+        # The warning that a log is lost comes back to it.
+        self._lock = threading.RLock()
 
     def write(self, stream: str, text: str) -> None:
         """Take what was printed; whole lines are written, the rest waits for its end."""
@@ -134,11 +139,20 @@ class _Sink:
             self._begun.clear()
 
     def _append(self, text: str) -> None:
-        content = text.encode("utf-8", "backslashreplace")
+        if self._is_lost:
+            return
+        try:
+            self._append_to_file(text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            # A full disk is no reason for print() to raise in somebody's module.
+            self._is_lost = True
+            _LOGGER.warning("the log of module %r is not written any more: %s", self._module, error)
+
+    def _append_to_file(self, content: bytes) -> None:
         with _locked(self._folder):
             if _length_of(self._path) + len(content) > self._plan.size_bytes:
                 _set_aside(self._path, self._plan.backups)
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = os.open(self._path, _APPENDING, 0o600)
             with open(descriptor, "ab") as file:
                 file.write(content)
 

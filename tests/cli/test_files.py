@@ -165,6 +165,14 @@ def test_logs_by_run_id_folder_and_file(files: Commands) -> None:
     assert (wrong.exit_code, "keep no logs" in wrong.output) == (2, True)
 
 
+def test_names_that_are_no_names_of_folders(files: Commands) -> None:
+    named = ["--set", 'name="my sums: 1"', "--quiet"]
+    assert files.here("run", "pipeline.yaml", *named).exit_code == 0
+    assert files.here("logs", "my sums: 1").output == "load: loading numbers\n"
+    assert files.here("run", "pipeline.yaml", *named).exit_code == 0
+    assert files.here("logs", "my sums: 1").output == "load: loading numbers\n"
+
+
 def test_what_a_module_prints_cannot_play_with_the_terminal(files: Commands) -> None:
     files.write("code.py", MODULES + "\n\ndef evil(context): print('\\x1b[31mred')\n")
     files.here("run", "pipeline.yaml", "--quiet", "--set", "modules.load.script=code.py:evil")

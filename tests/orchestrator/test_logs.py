@@ -139,6 +139,23 @@ def test_a_line_without_an_end_is_written_in_pieces(tmp_path: Path) -> None:
     assert (tmp_path / "m.log").stat().st_size == 70_001
 
 
+def test_a_log_that_cannot_be_written_is_told_of_once_and_harms_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    plan = LogPlan(str(tmp_path / "logs"))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "m.log").symlink_to(elsewhere)
+    with keeping(plan), kept(plan, "m"):
+        print("one")
+        print("two")
+    assert elsewhere.read_text() == "precious"
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        "the log of module 'm' is not written any more"
+    ]
+
+
 def test_a_display_that_takes_the_streams_meanwhile_keeps_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

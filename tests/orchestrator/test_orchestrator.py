@@ -15,6 +15,7 @@ from asyncflow import (
     StepCancelled,
     StepFailed,
     StepTimeout,
+    WorkerDied,
 )
 from asyncflow.errors import ConfigError
 from asyncflow.orchestrator import PipelineOrchestrator
@@ -250,6 +251,34 @@ def test_what_is_no_exception_is_made_one(project: Project, worker_type: str, ra
     error = project.execute(pipeline('{name: m, script: "m.py:run"}', worker_type))["m"]
     assert isinstance(error, StepFailed)
     assert f"module 'm' raised {raised.partition('(')[0]}" in str(error)
+
+
+def test_a_worker_that_dies_fails_its_module_or_task_only(project: Project) -> None:
+    project.write(
+        "m.py",
+        """
+        import os
+
+        def dies(context):
+            print("last words")
+            os._exit(3)
+
+        def task_dies(context):
+            results = context.execute_tasks([lambda: 1, lambda: os._exit(4), lambda: 3])
+            return [result if isinstance(result, int) else result.exit_code for result in results]
+        """,
+    )
+    results = project.execute(
+        pipeline(
+            '{name: dies, script: "m.py:dies"}, {name: task, script: "m.py:task_dies"},'
+            '{name: below, script: "m.py:task_dies", depends_on: [dies]}',
+            execution="{worker_type: process, failure_policy: collect_all}",
+        )
+    )
+    assert isinstance(results["dies"], WorkerDied)
+    assert results["dies"].exit_code == 3
+    assert isinstance(results["below"], DependencyError)
+    assert results["task"] == [1, 4, 3]
 
 
 def test_none_is_a_result_like_any_other(project: Project, worker_type: str) -> None:
