@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import codecs
-import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 from asyncflow.orchestrator.json_text import parse_json
-from asyncflow.orchestrator.knots import MAX_DEPTH, Knot, Mark, Problems, knots_of
+from asyncflow.orchestrator.knots import Knot, Mark, Problems
+from asyncflow.orchestrator.toml_text import parse_toml
 from asyncflow.orchestrator.yaml_text import parse_yaml
 
 __all__ = ["MAX_FILE_BYTES", "SUFFIXES", "read_file"]
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-# The standard library takes memory with the square of a key's length.
-_LONG_KEY = re.compile(rf"(?<![\w-])[\w-]++(?:\s*+\.\s*+[\w-]++){{{MAX_DEPTH},}}")
-_TOML_PLACE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 _FOREIGN_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -83,29 +79,9 @@ def _decoded(content: bytes, shown: str, problems: Problems) -> str | None:
         return None
 
 
-def _parse_toml(text: str, shown: str, problems: Problems) -> Knot | None:
-    if _LONG_KEY.search(text):
-        problems.add(Mark(shown), f"has a key of more than {MAX_DEPTH} parts; no pipeline does")
-        return None
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        place = _TOML_PLACE.search(str(error))
-        mark = Mark(shown) if place is None else Mark(shown, int(place[1]), int(place[2]))
-        problems.add(mark, f"is not TOML: {_TOML_PLACE.sub('', str(error))}")
-        return None
-    except RecursionError:
-        problems.add(Mark(shown), "nests so deep that it cannot be read; no pipeline needs that")
-        return None
-    except ValueError as error:  # a number of thousands of digits
-        problems.add(Mark(shown), f"cannot be read: {error}")
-        return None
-    return knots_of(values, shown, problems)
-
-
 SUFFIXES: dict[str, Callable[[str, str, Problems], Knot | None]] = {
     ".yaml": parse_yaml,
     ".yml": parse_yaml,
-    ".toml": _parse_toml,
+    ".toml": parse_toml,
     ".json": parse_json,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from asyncflow.orchestrator.json_text import parse_json
 from asyncflow.orchestrator.knots import Knot, Problems, shown_path
 from asyncflow.orchestrator.merging import parse_set
 from asyncflow.orchestrator.scalars import scalar_of
+from asyncflow.orchestrator.toml_text import parse_toml
 from asyncflow.orchestrator.yaml_text import parse_yaml
 from tests.orchestrator.projects import Project
 
@@ -410,3 +412,51 @@ def test_relative_paths_are_relative_to_the_file(
     orchestrator = PipelineOrchestrator(config_path="deep/pipeline.yaml")
     assert orchestrator.execute_sync() == {"m": "here"}
     assert orchestrator.run_folder == tmp_path / "deep" / "kept" / "runs" / "p"
+
+
+def test_every_value_of_toml_knows_its_line_too() -> None:
+    text = textwrap.dedent(
+        """\
+        # a comment = with [brackets]
+        [pipeline]
+        name = "p # no comment"
+        resources.max_cpus = 2
+        "quoted key" = '''
+        [not.a.table]
+        '''
+
+        [pipeline.execution]
+        mode = "parallel"   # a comment
+
+        [[pipeline.modules]]
+        name = "a"
+        params = { x = 1, y = [
+          1,  # [[pipeline.modules]]
+          2,
+        ] }
+
+          [[pipeline.modules]]
+        name = "b"
+        [pipeline.modules.resources]
+        gpus = 1
+        """
+    )
+    problems = Problems()
+    root = parse_toml(text, "f.toml", problems)
+    assert root is not None
+    assert not problems
+    marks = {
+        ("pipeline", "name"): "f.toml:3:8",
+        ("pipeline", "resources", "max_cpus"): "f.toml:4:22",
+        ("pipeline", "quoted key"): "f.toml:5:16",
+        ("pipeline", "execution"): "f.toml:9:1",
+        ("pipeline", "execution", "mode"): "f.toml:10:8",
+        ("pipeline", "modules", 0, "name"): "f.toml:13:8",
+        ("pipeline", "modules", 0, "params", "y", 1): "f.toml:14:10",
+        ("pipeline", "modules", 1): "f.toml:19:3",
+        ("pipeline", "modules", 1, "resources", "gpus"): "f.toml:22:8",
+    }
+    for path, mark in marks.items():
+        found = root.at(path)
+        assert found is not None
+        assert (path, str(found.mark)) == (path, mark)
