@@ -19,6 +19,8 @@ WORKERS = 3
 KILLED, CRASHED, ABORTED = signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT
 DEADLY = (KILLED, CRASHED, ABORTED)
 ALWAYS_DEADLY, ONCE_DEADLY = 6, 24
+# So large that it goes by a memory file.
+BALLAST = bytes(300_000)
 
 
 def fates(seed: int) -> dict[int, tuple[signal.Signals, bool]]:
@@ -42,11 +44,13 @@ def die_by(number: signal.Signals) -> None:
 
 
 @step(lane="process", retry=Retry(8, wait_initial=0.0, wait_jitter=0.0), resources={"cpu": 1})
-def unit(number: int, fate: tuple[int, bool] | None, context: StepContext) -> int:
-    """Return a number, or die."""
+def unit(
+    number: int, fate: tuple[int, bool] | None, ballast: bytes, context: StepContext
+) -> tuple[int, bytes]:
+    """Return a number and what it was given, or die."""
     if fate is not None and (fate[1] or context.attempt == 1):
         die_by(signal.Signals(fate[0]))
-    return number * number
+    return number * number, ballast
 
 
 def pipeline_of(seed: int) -> Pipeline:
@@ -54,7 +58,8 @@ def pipeline_of(seed: int) -> Pipeline:
     chosen = fates(seed)
     pipeline = Pipeline("chaos", failure_policy="collect_all")
     for number in range(UNITS):
-        params = {"number": number, "fate": chosen.get(number)}
+        ballast = BALLAST if not number % 20 or number in chosen else b""
+        params = {"number": number, "fate": chosen.get(number), "ballast": ballast}
         pipeline.add_step(unit, f"unit{number}", params=params)
     return pipeline
 
