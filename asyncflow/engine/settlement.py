@@ -370,6 +370,8 @@ class Settlement:
         run.states[node] = RETRYING
         run.blemished = True
         if lost and not attempt.abandoned:
+            if attempt.worker is not None:
+                self._scheduler.lanes[attempt.worker_lane].spoil(attempt.worker)
             self.give_back(attempt)
         elif not attempt.abandoned:
             self._keep_for_retry(attempt, following)

@@ -118,9 +118,8 @@ class WorkerGroups:
         """The attempt to go on with: an earlier one, where values that it needs are lost."""
         self.look_at_worker(attempt)
         run = attempt.run
-        for asset, remote in list(run.kept_remotely.items()):
-            if remote.holder.is_gone:
-                del run.kept_remotely[asset]
+        for asset in self._out_of_reach(attempt):
+            del run.kept_remotely[asset]
         lost = _lost_members(run, attempt.node)
         if not lost:
             return attempt
@@ -131,6 +130,16 @@ class WorkerGroups:
         again = self._again(attempt, min(members.index(node) for node in lost))
         hand_over(attempt, again)
         return again
+
+    def _out_of_reach(self, attempt: Attempt) -> list[int]:
+        """The values that are gone with their worker, or that a unit has left behind in one."""
+        run = attempt.run
+        left: set[int] = set()
+        if attempt.worker is None and run.kept_remotely:
+            members = run.graph.units.members_of(attempt.unit)
+            left = {asset for node in members for asset in run.graph.outputs_of(node)}
+        kept = run.kept_remotely.items()
+        return [asset for asset, remote in kept if remote.holder.is_gone or asset in left]
 
     def _lose(self, run: RunRecord, node: int) -> None:
         """A member that has ended has to run again."""
@@ -201,7 +210,8 @@ def _lost_members(run: RunRecord, node: int) -> set[int]:
     while to_look_at:
         for asset in run.graph.slots[to_look_at.pop()]:
             value = run.values[asset]
-            if not isinstance(value, RemoteValue) or not value.holder.is_gone:
+            # What is out of reach is not listed any more.
+            if not isinstance(value, RemoteValue) or asset in run.kept_remotely:
                 continue
             for producer in run.graph.producers_of(asset):
                 if run.states[producer] == SUCCEEDED and producer not in lost:

@@ -161,6 +161,10 @@ class Lane(ABC):
     def release(self, worker: Any) -> None:
         """A worker that was kept for a group is free again."""
 
+    def spoil(self, worker: Any) -> None:
+        """A worker is not to be used again once it is released, where that could matter."""
+        return
+
     @abstractmethod
     def lend(self, worker: Any) -> None:
         """A worker's call only waits for its nest: do not count it for a while."""

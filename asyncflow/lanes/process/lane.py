@@ -430,6 +430,9 @@ class ProcessLane(Lane):
                 worker.kept.clear()
             self._free(worker)
 
+    def spoil(self, worker: WorkerHandle) -> None:
+        worker.worn = True
+
     def lend(self, worker: WorkerHandle) -> None:
         self._waiting += 1
 

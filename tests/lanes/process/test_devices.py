@@ -136,6 +136,21 @@ async def test_after_a_loss_the_step_gets_a_worker_with_another_device() -> None
     assert result.step_results["x"].attempts == 2
 
 
+async def test_a_group_that_loses_its_device_begins_again_in_another_worker() -> None:
+    machine = FakeGpus(2)
+    one = step(there.make, name="devices", execution_group="g", resources={"gpu": 1})
+    two = step(there.add_if_it_works, name="both", execution_group="g", inputs=["devices"])
+    pipeline = Pipeline("p", steps=[one, two], outputs=["both"])
+    async with Runtime(max_cpus=1, max_gpus=machine) as runtime:
+        async with pipeline.start(runtime=runtime) as run:
+            machine.lose(0, told=False)
+        result = await run.result()
+    result.raise_for_failure()
+    assert result["both"] == [machine.uuids[1]] * 2
+    attempts = [result.step_results[name].attempts for name in ("devices", "both")]
+    assert attempts == [2, 2]
+
+
 async def test_fractions_share_a_device_and_never_more_than_there_is(tmp_path: Path) -> None:
     machine = FakeGpus(2)
     pipeline = Pipeline("p")
