@@ -243,10 +243,11 @@ class Limiter(Story):
         found = None
         short: dict[Queue, Key] = {}
         short_keys: set[Key] = set()
+        unfit: list[Queue] = []
         now, named = self._now, self._named
         self.has_more, self._closed_at = False, inf
         for queue, kept in self._line.candidates(self._kept_for):
-            if len(short) == _LOOKS:
+            if len(short) + len(unfit) == _LOOKS:
                 self.has_more = True
                 break
             wanted, key = queue.wanted, None
@@ -261,11 +262,18 @@ class Limiter(Story):
                     continue
             if key is None and (to is None or to(queue.owner.name)):
                 fit = self._fit(wanted, queue.under)
-                if fit is not None and self._spares(wanted, fit, kept):
+                if fit is None:
+                    if wanted.keys and self._line.may_be_shelved(queue):
+                        unfit.append(queue)
+                elif self._spares(wanted, fit, kept):
                     found = queue, fit
                     break
+                elif self._takes_keys_from(wanted, kept.keys):
+                    self._line.step_aside(queue)
             # It has to wait for something else: others may have their turn at its key.
             named.settle_offer(queue)
+        for queue in unfit:
+            self._line.shelve(queue)
         if not self._line.park(short):
             self.has_more = True  # one of them is closed now, and is looked at as such
         return found

@@ -379,7 +379,7 @@ class NamedCapacity:
     def unpark(self, queue: Queue) -> None:
         """A queue waits at a key no longer."""
         key = queue.parked
-        assert key is not None
+        assert isinstance(key, Key)
         key.waiters.remove(queue)
         queue.parked = None
         self.look_at(key)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from asyncflow.engine.capacity import Demand, Lease
 from asyncflow.engine.named import Key
+from asyncflow.engine.shelves import Shelf
 
 __all__ = ["FIRST", "Owner", "Queue", "Turn"]
 
@@ -85,7 +86,8 @@ class Queue:
 
     `parked` is the named key that the head waits at, out of the line; `passes` are those at
     which it had its turn, `offered_by` the last of them while it is listed because of that,
-    and `moved` counts how often it had to wait again after having had its turn.
+    and `moved` counts how often it had to wait again after having had its turn. `shelf` has those
+    that the head stands in the line for.
     """
 
     owner: Owner
@@ -99,7 +101,8 @@ class Queue:
     by_rank: list[tuple[Turn, Hashable]] = field(default_factory=list)
     overtaken_by: list[Turn] = field(default_factory=list)
     pressed: int = 0
-    parked: Key | None = None
+    parked: Key | Shelf | None = None
+    shelf: Shelf | None = None
     offered_by: Key | None = None
     passes: set[str] = field(default_factory=set)
     moved: int = 0

@@ -64,7 +64,7 @@ class Story(Account):
         raise LookupError(f"No request {ticket!r} waits or holds anything.")
 
     def _explain_place(self, ticket: Hashable, queue: Queue) -> str:
-        if queue.parked is not None:
+        if isinstance(queue.parked, Key):
             others = sum(len(other.turns) for other in queue.parked.waiters) - 1
             return f"{others} other{' waits' if others == 1 else 's wait'} for it as well."
         before = self._line.count_before(ticket)
@@ -125,7 +125,7 @@ class Story(Account):
         line = self._line
         closed = f"has been overtaken as often as is allowed ({self.max_overtakes})"
         shutting = "has been held up by nested requests more often than is allowed"
-        if queue.parked is not None:
+        if isinstance(queue.parked, Key):
             return
         for earlier in line.earlier(queue.turn_of(ticket)):
             if line.is_shutting(earlier) and not queue.nested:

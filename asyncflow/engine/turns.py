@@ -58,6 +58,7 @@ from operator import attrgetter
 from asyncflow.engine.capacity import Demand, Lease, Reserve
 from asyncflow.engine.named import Key, NamedCapacity
 from asyncflow.engine.queues import FIRST, Owner, Queue, Turn
+from asyncflow.engine.shelves import Shelf, Shelves
 
 __all__ = ["Line", "Queue", "Turn"]
 
@@ -81,6 +82,7 @@ class Line:
         self.named = named
         self.heads: list[Queue] = []  # by turn; a queue with turns is in here or parked
         self.parked: dict[Queue, None] = {}
+        self._shelves = Shelves()
         self._waiting: dict[Hashable, Queue] = {}
         self._moved: set[Queue] = set()  # whose heads are not where they were first
         self._owners: dict[Hashable, Owner] = {}
@@ -214,12 +216,17 @@ class Line:
 
     def _unlist(self, queue: Queue) -> None:
         """Take a queue out of the line, or from the key it waits at."""
-        if queue.parked is not None:
-            self.named.unpark(queue)
-            del self.parked[queue]
+        if queue.parked is None:
+            self.named.settle_offer(queue)
+            self._shelves.leave(queue)
+            self._take_out(queue)
             return
-        self.named.settle_offer(queue)
-        self._take_out(queue)
+        del self.parked[queue]
+        if isinstance(queue.parked, Shelf):
+            self._shelves.remove(queue.parked, queue)
+            queue.parked = None
+        else:
+            self.named.unpark(queue)
 
     def _take_out(self, queue: Queue) -> None:
         del self.heads[bisect_left(self.heads, queue.turn, key=_by_turn)]
@@ -238,22 +245,58 @@ class Line:
             if queue.passes:
                 queue.moved += 1
             if not self.stays(queue):
+                self._shelves.leave(queue)
                 self._take_out(queue)
                 self.parked[queue] = None
                 self.named.park(queue, key)
             self.named.settle_offer(queue)
         return len(self.parked) == parked + len(short)
 
+    def may_be_shelved(self, queue: Queue) -> bool:
+        """Whether a listed queue fits whenever others do that want the same besides keys."""
+        alike = queue.lease is None and queue.under is None
+        return alike and queue.shelf is None and not self.stays(queue)
+
+    def shelve(self, queue: Queue) -> None:
+        """What a listed queue wants besides keys does not fit: one stands in the line for all."""
+        shelf = self._shelves.of(queue)
+        front = shelf.front
+        if front is queue:
+            return
+        if front is None and not len(shelf):
+            shelf.front, queue.shelf = queue, shelf
+            return
+        if front is not None and queue.turn < front.turn:
+            shelf.front, queue.shelf, front.shelf = queue, shelf, None
+            queue = front
+        self._take_out(queue)
+        self.parked[queue] = None
+        queue.parked = shelf
+        shelf.add(queue)
+
+    def step_aside(self, queue: Queue) -> None:
+        """A queue waits for something that others on its shelf may not want."""
+        self._shelves.leave(queue)
+
     def stays(self, queue: Queue) -> bool:
         """Whether a queue stays in the line whatever it waits for."""
         return self.is_closed(queue) or self.is_shutting(queue)
 
     def list_offered(self, now: float, *, most: int) -> bool:
-        """List those that have their turn at a key that has enough; return whether any has."""
+        """List those that have their turn at a key that has enough, or on a shelf.
+
+        Returns:
+            Whether there are any.
+        """
+        fronts = False
+        while (front := self._shelves.next_front()) is not None:
+            del self.parked[front]
+            self._list(front)
+            fronts = True
         for count in range(most):
             found = self.named.offer(now)
             if found is None:
-                return count > 0
+                return count > 0 or fronts
             queue, passed = found
             del self.parked[queue]
             self._list(queue)
@@ -383,7 +426,12 @@ class Line:
         assert {*self.heads, *self.parked} == set(self._waiting.values())
         assert self._moved == {queue for queue in self.heads if queue.first_turn != queue.turn}
         assert not any(queue.parked for queue in self.heads)
-        assert all(queue.parked and queue in queue.parked.waiters for queue in self.parked)
+        for queue in self.parked:
+            place = queue.parked
+            assert place is not None
+            assert queue in (place if isinstance(place, Shelf) else place.waiters)
+        for queue in self.heads:
+            assert queue.shelf is None or queue.shelf.front is queue
         assert sum(len(queue.turns) for queue in self.queues()) == len(self._waiting)
         for queue in self.heads:
             assert queue.turn == queue.turn_of(queue.head)

@@ -43,6 +43,15 @@ def grant_all(limiter: Limiter, now: float | None = None) -> dict[Hashable, Leas
     return granted
 
 
+def grant_all_unchecked(limiter: Limiter) -> dict[Hashable, Lease]:
+    """The same where checking everything each time would take longer than the rest."""
+    granted: dict[Hashable, Lease] = {}
+    while (found := limiter.grant()) is not None or limiter.has_more:
+        if found is not None:
+            granted[found[0]] = found[1]
+    return granted
+
+
 def starts(limiter: Limiter, until: float) -> list[tuple[float, Hashable]]:
     """What is granted when, with every lease released at once, as time goes on."""
     now, found = 0.0, []
@@ -587,6 +596,8 @@ DEMANDS = [
     keys("r"),
     keys(r=2),
     keys("b", cpus=1),
+    keys("h:1", cpus=1),
+    keys("h:2", "r", cpus=1),
     keys("a", "r", cpus=2),
     keys("h:1"),
     keys("h:2", "a"),
@@ -723,3 +734,42 @@ def test_times_strictly_follow_each_other_where_a_window_holds_one() -> None:
         ask(limiter, ticket, keys("api"))
     when = [now for now, _ in starts(limiter, inf)]
     assert all(later - earlier > 0.1 for earlier, later in pairwise(when))
+
+
+def test_one_of_those_that_want_the_same_cpus_is_looked_at_for_all() -> None:
+    limiter = Limiter(Capacity(2000, 0), Definitions({"host:*": 8}))
+    tried = 0
+    fit = limiter._fit
+
+    def counted(*of: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        return fit(*of)
+
+    limiter._fit = counted  # type: ignore[method-assign, assignment]
+    for number in range(3000):
+        ask(limiter, number, keys(f"host:{number}", cpus=1))
+    served: list[Hashable] = []
+    while len(served) < 3000:
+        granted = grant_all_unchecked(limiter)
+        served.extend(granted)
+        for lease in granted.values():
+            limiter.release(lease)
+    assert served == list(range(3000)), "in the order of their arrival"
+    assert tried < 6 * 3000
+    limiter.validate()
+
+
+def test_who_waits_behind_others_for_cpus_can_be_withdrawn_and_explained() -> None:
+    limiter = a_limiter(1, host_any=1)
+    for number in range(4):
+        ask(limiter, number, keys(f"host:{number}", cpus=1))
+    holder = grant_all(limiter)[0]
+    assert "2 waits for 1 CPU (0 CPUs free of 1 CPU, held by 0)" in limiter.explain(2)
+    assert limiter.waiting() == [1, 2, 3]
+    limiter.withdraw(1)
+    limiter.validate()
+    limiter.withdraw(3)
+    limiter.release(holder)
+    assert list(grant_all(limiter)) == [2]
+    assert limiter.waiting() == []
