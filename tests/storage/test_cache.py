@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -292,3 +295,42 @@ def test_sets_have_one_key_in_whatever_order() -> None:
     assert key(x=one) == key(x=other)
     assert key(x=one) != key(x=frozenset(one))
     assert key(x=[1, 2]) != key(x=[2, 1])
+
+
+# -- crashes ---------------------------------------------------------------------------
+
+WRITE_FOR_EVER = """
+import sys
+from asyncflow.graph.node import MISSING
+from asyncflow.storage.cache import CacheStore
+from asyncflow.storage.codecs import Codecs
+
+store, number = CacheStore(sys.argv[1], Codecs()), 0
+while True:
+    store.save(bytes.fromhex(sys.argv[2]), [number] * 50_000, MISSING)
+    print(number, flush=True)
+    number += 1
+"""
+
+
+@pytest.mark.parametrize("after_seconds", [0.001, 0.004, 0.009])
+def test_a_writer_that_is_killed_leaves_a_whole_entry(
+    store: CacheStore, after_seconds: float
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE_FOR_EVER, store.directory, KEY.hex()],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdout is not None
+        saved = int(writer.stdout.readline())
+        time.sleep(after_seconds)
+        writer.kill()
+        saved = max([saved, *map(int, writer.stdout.read().split())])
+    hit = load(store)
+    assert hit is not None
+    assert hit.value in ([saved] * 50_000, [saved + 1] * 50_000)
+    for left in entry_of(store).parent.iterdir():
+        os.utime(left, (1000, 1000))
+    store.prune(10**9)
+    assert os.listdir(entry_of(store).parent) == [entry_of(store).name]
