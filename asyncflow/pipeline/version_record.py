@@ -82,7 +82,7 @@ class VersionRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class VersionDifference(msgspec.Struct, frozen=True):
     """What differs between a pipeline as it is now and one of its versions.
 
-    Fields can be read by name in brackets, too. ``modified_steps`` are those whose code, wiring,
+    Fields can be read as those of a dict, too. ``modified_steps`` are those whose code, wiring,
     params or options differ, and ``modifications`` says which of these. ``step_order_changed``
     looks at the steps that both have. In ``changed_resources`` and ``changed_groups`` each name
     of a step has what was before and what is now. ``context_changes`` has names under ``added``,
@@ -104,6 +104,13 @@ class VersionDifference(msgspec.Struct, frozen=True):
         if name not in self.__struct_fields__:
             raise KeyError(name)
         return getattr(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.__struct_fields__
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of the fields, as a dict has them."""
+        return self.__struct_fields__
 
     @property
     def has_changes(self) -> bool:

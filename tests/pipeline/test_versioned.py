@@ -91,6 +91,10 @@ def test_added_and_removed_steps_are_named_and_the_order_is_as_it_was(make: Make
     assert difference["modified_steps"] == []
     assert difference["step_order_changed"] is False
     assert (difference.current_version, difference.compared_to) == ("v1.1.0", "v1.0.0")
+    assert dict(difference) == difference.to_dict()
+    assert "removed_steps" in difference
+    with pytest.raises(KeyError):
+        difference["nonsense"]
     fewer = make(load, clean).compare_with("v1.0.0")
     assert (fewer.added_steps, fewer.removed_steps) == ([], ["train"])
     assert not fewer.step_order_changed
