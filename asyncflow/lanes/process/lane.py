@@ -18,11 +18,10 @@ from asyncflow.lanes.process.guardian import Guardian
 from asyncflow.lanes.process.nests import Nests
 from asyncflow.lanes.process.payload import Parcel, discard, pack, unpack
 from asyncflow.lanes.process.raised import rebuild
-from asyncflow.lanes.process.refusals import never_up, no_worker
+from asyncflow.lanes.process.refusals import never_up, no_worker, unsendable_arguments
 from asyncflow.lanes.process.worker_handle import WorkerHandle
 from asyncflow.lanes.worker_kind import PLAIN, WorkerKind
 from asyncflow.pickling.sending import dumps
-from asyncflow.pickling.unsendable import unsendable
 
 __all__ = ["ProcessLane"]
 
@@ -161,7 +160,7 @@ class ProcessLane(Lane):
         try:
             parcel = self._packed(call, worker)
         except Exception as error:
-            raise _unsendable_arguments(call, error) from error
+            raise unsendable_arguments(call, error) from error
         new = []
         if function.number not in worker.known:
             if len(worker.known) >= _MOST_KNOWN:
@@ -478,22 +477,6 @@ class ProcessLane(Lane):
         self._ending.clear()
         self._lost.clear()
         self._guardian.close()
-
-
-def _unsendable_arguments(call: Call, error: Exception) -> Exception:
-    """Which argument cannot be sent, by the name of its parameter."""
-    from asyncflow.step import parameters_of
-
-    names = [parameter.name for parameter in parameters_of(call.func)]
-    given = {
-        names[place] if place < len(names) else f"argument {place + 1}": value
-        for place, value in enumerate(call.args)
-    }
-    where = unsendable({**given, **(call.kwargs or {})}, "", dumps, error)
-    return TypeError(
-        f"step {call.name!r} cannot be sent its arguments: {where}; pass what can be pickled, or "
-        "use lane='thread'"
-    )
 
 
 def _log(frame: wire.LogLine) -> None:

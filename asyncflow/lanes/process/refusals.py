@@ -10,10 +10,11 @@ from asyncflow.errors import StepFailed
 from asyncflow.lanes.worker_kind import WorkerKind
 
 if TYPE_CHECKING:
+    from asyncflow.lanes.lane import Call
     from asyncflow.lanes.process.deaths import Death
     from asyncflow.lanes.process.worker_handle import WorkerHandle
 
-__all__ = ["never_up", "no_worker"]
+__all__ = ["never_up", "no_worker", "unsendable_arguments"]
 
 
 def no_worker(step: str, kind: WorkerKind, error: OSError) -> StepFailed:
@@ -38,6 +39,24 @@ def never_up(step: str, worker: WorkerHandle, death: Death) -> StepFailed:
         f"{_command_of(worker.kind.environment)}, and it printed"
         + (f":\n{said}" if said else " nothing"),
         step=step,
+    )
+
+
+def unsendable_arguments(call: Call, error: Exception) -> Exception:
+    """Which argument cannot be sent, by the name of its parameter."""
+    from asyncflow.pickling.sending import dumps
+    from asyncflow.pickling.unsendable import unsendable
+    from asyncflow.step import parameters_of
+
+    names = [parameter.name for parameter in parameters_of(call.func)]
+    given = {
+        names[place] if place < len(names) else f"argument {place + 1}": value
+        for place, value in enumerate(call.args)
+    }
+    where = unsendable({**given, **(call.kwargs or {})}, "", dumps, error)
+    return TypeError(
+        f"step {call.name!r} cannot be sent its arguments: {where}; pass what can be pickled, or "
+        "use lane='thread'"
     )
 
 
