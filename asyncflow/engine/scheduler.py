@@ -147,21 +147,23 @@ class Scheduler:
 
     def complete(self, attempt: Attempt) -> None:
         """A lane's report that a call ended."""
-        self._completions.append(attempt)
         if self._scheduled:
-            return
-        if self.in_flight == 1 and not self.eager:
+            self._completions.append(attempt)
+        elif self.in_flight == 1 and not self.eager:
             # The only one: its own task makes the turn, and a chain of steps takes one turn
             # of the loop for each instead of two.
             self._scheduled = True
             self.batch.clear()
-            self._turn()
+            self._turn(attempt)
         else:
+            self._completions.append(attempt)
             self.wake()
 
-    def _turn(self) -> None:
+    def _turn(self, only: Attempt | None = None) -> None:
+        """A turn; of the ``only`` attempt in flight, if it has just ended."""
         try:
-            self._work()
+            if only is None or not self._go_on(only):
+                self._work()
         except BaseException as fault:
             # A fault of the engine, or Ctrl-C in its midst: whoever awaits a run is told,
             # instead of waiting for turns that would never come again.
@@ -169,6 +171,31 @@ class Scheduler:
             self.stopping.fail_all(fault)
             if not isinstance(fault, Exception):
                 raise
+
+    def _go_on(self, attempt: Attempt) -> bool:
+        """What a turn comes to where a step of a chain ends, the next starts, and that is all.
+
+        Returns:
+            Whether it was all; else the turn goes on from here.
+        """
+        if not attempt.alone or attempt.error is not None or self._limiter is not None:
+            self._completions.append(attempt)
+            return False
+        self.settlement.succeed_alone(attempt)
+        if len(self.with_ready) != 1 or self._new_runs or self.resumed or self.growing:
+            return False
+        if self.closing or self.releasing or self.acknowledged or not self._look_later:
+            return False
+        run = self.with_ready[0]
+        ready = run.frontier.ready
+        if len(ready) != 1 or run.blemished or not run.graph.alone[ready[0]]:
+            return False
+        self.turns += 1
+        self.with_ready.clear()
+        run.queued = False
+        self._scheduled = False
+        self._start_alone(run, ready.popleft())
+        return True
 
     def _work(self) -> None:
         """One turn: settle what has ended and start what may start, for about 2 ms."""
