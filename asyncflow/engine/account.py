@@ -114,6 +114,14 @@ class Account:
             )
         return self._named.refusal(demand.keys) if demand.keys else None
 
+    def refusal_of_keys(self, keys: Keys) -> str | None:
+        """Return why these keys can never be had together, or None if they can."""
+        return self._named.refusal(keys)
+
+    def refusal_within(self, keys: Keys, above: Iterable[Lease]) -> str | None:
+        """Return why keys cannot be had while those leases are held, or None if they can."""
+        return self._named.refusal_within(keys, above)
+
     def clamped(self, demand: Demand) -> Demand:
         """Return a demand that can be met: above the machine in CPU or memory means all of both.
 

@@ -470,14 +470,6 @@ class Limiter(Story):
             for ticket in queue.turns
         }
 
-    def refusal_of_keys(self, keys: Keys) -> str | None:
-        """Return why these keys can never be had together, or None if they can."""
-        return self._named.refusal(keys)
-
-    def refusal_within(self, keys: Keys, above: Iterable[Lease]) -> str | None:
-        """Return why keys cannot be had while those leases are held, or None if they can."""
-        return self._named.refusal_within(keys, above)
-
     def _retaken(self, lease: Lease, keys: Keys) -> Demand:
         cpu = min(lease.cpu_millis, self._total.cpu_millis) if lease.lent else 0
         return Demand(cpu, keys=keys)
