@@ -5,6 +5,8 @@ How it changes is the business of `asyncflow.engine.limiter`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from asyncflow.engine.capacity import Capacity, Demand, Device, DevicePool, Lease, Reserve
