@@ -461,6 +461,31 @@ def test_example_2_runs_both_trainers_at_once_each_with_its_own_device(
         assert second["visible"] == second["gpu_ids"][0]
 
 
+async def test_on_restart_the_pipeline_resumes_from_checkpoints(
+    steps: Project, worker_type: str
+) -> None:
+    text = with_worker_type(SEQUENTIAL, worker_type) + (
+        '  checkpoint:\n    enabled: true\n    directory: "./checkpoints"\n'
+    )
+    steps.write("pipeline.yaml", text)
+    path = steps.folder / "pipeline.yaml"
+
+    # Module result is automatically saved
+    orchestrator = PipelineOrchestrator(config_path=path)
+    result = await orchestrator.execute()
+
+    # On restart, pipeline resumes from checkpoints
+    for name in ("data", "process"):
+        source = steps.read(f"modules/{name}.py")
+        # A comment is no change, and what is not run again does not say anything.
+        steps.write(f"modules/{name}.py", f"# restarted\n{source}")
+    orchestrator = PipelineOrchestrator(config_path=path)
+    async with orchestrator.start() as run:
+        resumed = await run.result()  # Completed modules are skipped
+    assert {name: resumed[name] for name in result} == result
+    assert all(module.resumed for module in resumed.step_results.values())
+
+
 @pytest.mark.parametrize("policy", ["fail_fast", "collect_all"])
 def test_the_failure_policies(project: Project, worker_type: str, policy: str) -> None:
     project.write(

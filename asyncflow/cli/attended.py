@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -108,13 +108,13 @@ async def attend(order: Order) -> Ending:
             return await _watch(run, order, interrupts)
 
 
-def _runtime_of(order: Order) -> Runtime:
+def _runtime_of(order: Order) -> AbstractAsyncContextManager[Runtime | None]:
     if isinstance(order.pipeline, PipelineOrchestrator):
-        return order.pipeline.make_runtime()  # options are laid over its file
+        return nullcontext()  # it has one of its own; options are laid over its file
     return make_runtime(order.max_cpus, order.max_gpus)
 
 
-def _started(order: Order, runtime: Runtime) -> AbstractAsyncContextManager[Run]:
+def _started(order: Order, runtime: Runtime | None) -> AbstractAsyncContextManager[Run]:
     options: dict[str, Any] = {}
     if isinstance(order.pipeline, PipelineOrchestrator):
         options["force_restart"] = order.restart

@@ -33,7 +33,7 @@ from asyncflow.quantities import seconds_of
 from asyncflow.request import FailurePolicy, RunRequest
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run
-from asyncflow.runtime import Runtime
+from asyncflow.runtime import Runtime, ambient_runtime
 from asyncflow.storage.layout import RUNS, folder_of
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class PipelineOrchestrator:
 
     Args:
         config_path: the file, or a mapping with the same keys.
-        runtime: whose capacity and lanes to use; left out, each execution has one of its own,
-            with the ``max_cpus`` and ``max_gpus`` of the file.
+        runtime: whose capacity and lanes to use; left out, the one entered around the caller,
+            else one for each execution, with the ``max_cpus`` and ``max_gpus`` of the file.
         overlays: files that are laid over it, in this order: their values replace those of the
             file, modules are merged by name.
         overrides: single values by dotted key, such as ``{"execution.mode": "sequential"}``.
@@ -253,11 +253,13 @@ class PipelineOrchestrator:
             timeout=timeout,
             force_restart=force_restart,
         )
-        used = runtime or self._runtime
+        used = runtime or self._runtime or ambient_runtime()
         owned = None
         if used is None:
             owned = used = self.make_runtime()
             owned.open()
+        else:
+            self._warn_of_limits()
         try:
             async with used.running(request) as run:
                 self._run = run
@@ -293,7 +295,6 @@ class PipelineOrchestrator:
         # In a thread: importing somebody's code may take seconds.
         graph = await asyncio.to_thread(self._prepared, params, logs)
         restarts, self._restarts = self._restarts or force_restart, False
-        self._warn_of_limits()
         return RunRequest(
             graph=graph,
             run_id=run_id or (self.run_id if self._checkpoint else None),
@@ -309,7 +310,7 @@ class PipelineOrchestrator:
         return graph_of(self._loaded, calls_to_run(self._loaded, params, runnables, logs))
 
     def _warn_of_limits(self) -> None:
-        if self._runtime is not None and self.config.resources != Limits():
+        if self.config.resources != Limits():
             _LOGGER.warning(
                 "pipeline %r: the limits of its file (max_cpus, max_gpus, max_memory) do not count "
                 "in a runtime that is shared; give them to that runtime",

@@ -453,6 +453,30 @@ async def test_a_shared_runtime_says_that_the_limits_of_a_file_do_not_count(
     assert "do not count in a runtime that is shared" in caplog.text
 
 
+async def test_the_runtime_around_the_caller_is_used(project: Project) -> None:
+    project.write(
+        "inner.py", "def run(context): return context.resources.cpus, context.params['x']\n"
+    )
+    project.write(
+        "outer.py",
+        """
+        import os
+        from asyncflow.orchestrator import PipelineOrchestrator
+
+        async def run(context):
+            path = os.path.join(os.path.dirname(__file__), "inner.yaml")
+            return await PipelineOrchestrator(path).execute()
+        """,
+    )
+    project.write(
+        "inner.yaml",
+        pipeline('{name: i, script: "inner.py:run", params: {x: 1}, resources: {cpus: 99}}'),
+    )
+    orchestrator = project.orchestrator(pipeline('{name: o, script: "outer.py:run"}'))
+    async with Runtime(max_cpus=3):
+        assert await orchestrator.execute() == {"o": {"i": (3, 1)}}
+
+
 async def test_run_inputs_are_refused(project: Project) -> None:
     orchestrator = project.orchestrator(pipeline('{name: a, script: "m.py:run"}'))
     with pytest.raises(GraphError, match="takes no run inputs"):

@@ -90,6 +90,26 @@ def test_every_key_has_a_description() -> None:
             assert "description" in value or "$ref" in value or "anyOf" in value, f"{name}.{key}"
 
 
+def test_the_pipelines_in_the_docs_are_right(tmp_path: Path) -> None:
+    pages = [DOCS, DOCS.parents[1] / "README.md"]
+    blocks = [
+        block
+        for page in pages
+        for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+        if block.startswith("pipeline:")
+    ]
+    assert len(blocks) >= 2
+    for block in blocks:
+        (tmp_path / "p.yaml").write_text(block, encoding="utf-8")
+        assert load_config(tmp_path / "p.yaml").config.modules
+
+
+def test_the_docs_show_what_init_writes(tmp_path: Path) -> None:
+    write_project(tmp_path)
+    written = (tmp_path / "pipeline.yaml").read_text("utf-8")
+    assert written.partition("pipeline:")[2] in DOCS.read_text("utf-8")
+
+
 def test_the_project_of_init_fits_the_schema(tmp_path: Path) -> None:
     write_project(tmp_path)
     assert load_config(tmp_path / "pipeline.yaml").config.name == "words"

@@ -21,6 +21,7 @@ from asyncflow import (
     parallel_map,
     step,
 )
+from asyncflow.orchestrator import BaseModule, ModuleContext, PipelineOrchestrator
 
 # -- step: bare, with arguments, around a function -----------------------------------------
 
@@ -204,3 +205,25 @@ def kept(pipeline: VersionedPipeline) -> None:
     assert_type(pipeline.list_versions(), list[str])
     assert_type(pipeline.compare_with("v1").step_order_changed, bool)
     assert_type(pipeline.compare_with("v1").added_steps, list[str])
+
+
+# -- pipelines in files ----------------------------------------------------------------------
+
+
+class Count(BaseModule):
+    def run(self, context: ModuleContext) -> list[Any]:
+        assert_type(context.get_result("load"), Any)
+        assert_type(context.resources.gpu_ids, list[str])
+        return context.execute_tasks([lambda: 1])
+
+
+async def pipelines_in_files(runtime: Runtime) -> None:
+    orchestrator = PipelineOrchestrator("pipeline.yaml", runtime=runtime, overlays=["more.yaml"])
+    assert_type(await orchestrator.execute(force_restart=True), dict[str, Any])
+    assert_type(await orchestrator.restart(), dict[str, Any])
+    assert_type(orchestrator.execute_sync(), dict[str, Any])
+    assert_type(orchestrator.get_results(), dict[str, Any])
+    assert_type(await runtime.start(orchestrator), Run)
+    async with orchestrator.start() as run:
+        assert_type(run, Run)
+    await orchestrator.cleanup()
