@@ -2,12 +2,9 @@
 
 The fingerprint of a function covers its tokens (so comments, layout and the version of Python do
 not matter), and the plain values in its defaults and its closure; functions found there count
-with their own code. What a function changes itself (a list that it appends to, a ``nonlocal``
-counter) is its state, and counts by its type only. It does not look into what a function calls by
-a global name.
-
-A callable object may say itself what it is made of: by a method ``code_parts()`` that gives names
-with functions and plain values.
+with their own code. So do the names of the fields of the classes that its return annotation names.
+What a function changes itself (a list that it appends to, a ``nonlocal`` counter) is its state,
+and counts by its type only. It does not look into what a function calls by a global name.
 
 Where there is no source the compiled code stands in for it: exact, but it changes with the version
 of Python. What is neither has the fingerprint of its name.
@@ -35,6 +32,7 @@ from asyncflow.storage.codec import Codec
 from asyncflow.storage.digests import digest_of, hashed
 from asyncflow.storage.mutations import changed_attributes, changed_names
 from asyncflow.storage.sources import tokens_of
+from asyncflow.storage.typed import annotation_of, reachable
 
 __all__ = ["Fingerprints", "code_fingerprint"]
 
@@ -55,7 +53,17 @@ def code_fingerprint(func: Callable[..., Any]) -> str:
         >>> code_fingerprint(lambda: 1) == code_fingerprint(lambda: 2)
         False
     """
-    return _Code().of(func).hex()
+    code = _Code().of(func)
+    layouts = _layouts(func)
+    return (hashed(code, *layouts) if layouts else code).hex()
+
+
+def _layouts(func: Callable[..., Any]) -> list[bytes]:
+    """The fields of the classes that a function says it returns: what was recorded of other
+    fields could not be read."""
+    kinds = reachable(annotation_of(func)).by_type.values()
+    said = [f"{kind.name}: {', '.join(kind.fields)}" for kind in kinds if kind.fields]
+    return [layout.encode("utf-8", "surrogatepass") for layout in sorted(said)]
 
 
 class _Code:

@@ -20,10 +20,14 @@ Parts = Iterable[tuple[Any, Any]]
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A class that may be recorded: how it is taken apart and put together."""
+    """A class that may be recorded: how it is taken apart and put together.
+
+    ``fields`` are the names that its instances are made of; none where that is not fixed.
+    """
 
     cls: type
     name: str
+    fields: tuple[str, ...]
     take_apart: Callable[[Any], Parts]
     put_together: Callable[[dict[Any, Any]], Any]
 
@@ -47,7 +51,9 @@ def describe(cls: type) -> Kind | None:
     return None
 
 
-Maker = Callable[[type], tuple[Callable[[Any], Parts], Callable[[dict[Any, Any]], Any]]]
+Maker = Callable[
+    [type], tuple[tuple[str, ...], Callable[[Any], Parts], Callable[[dict[Any, Any]], Any]]
+]
 
 
 def _check_names(cls: type, names: Iterable[str], found: Mapping[Any, Any]) -> None:
@@ -55,7 +61,8 @@ def _check_names(cls: type, names: Iterable[str], found: Mapping[Any, Any]) -> N
     if found.keys() != wanted:
         raise NotReadable(
             f"it is a {cls.__qualname__} with the fields {sorted(map(str, found))}; the class now "
-            f"has {sorted(wanted)}"
+            f"has {sorted(wanted)}; give it back what it had, or begin the run anew with "
+            'on_existing="restart"'
         )
 
 
@@ -71,9 +78,17 @@ def _enum(cls: Any) -> Any:
 
     def put_together(parts: dict[Any, Any]) -> Any:
         _check_names(cls, ("value",) if is_flag else ("name",), parts)
-        return cls(parts["value"]) if is_flag else cls.__members__[parts["name"]]
+        if is_flag:
+            return cls(parts["value"])
+        member = cls.__members__.get(parts["name"])
+        if member is None:
+            raise NotReadable(
+                f"{cls.__qualname__} has no member {parts['name']!r} any more; give it back, or "
+                'begin the run anew with on_existing="restart"'
+            )
+        return member
 
-    return take_apart, put_together
+    return (), take_apart, put_together
 
 
 # -- tuples with names -----------------------------------------------------------------
@@ -88,7 +103,7 @@ def _named_tuple(cls: Any) -> Any:
         _check_names(cls, cls._fields, parts)
         return tuple.__new__(cls, [parts[name] for name in cls._fields])
 
-    return take_apart, put_together
+    return cls._fields, take_apart, put_together
 
 
 # -- classes with fields ---------------------------------------------------------------
@@ -112,7 +127,7 @@ def _fields_of(names: tuple[str, ...], cls: Any) -> Any:
             object.__setattr__(made, "_attrs_cached_hash", None)
         return made
 
-    return take_apart, put_together
+    return names, take_apart, put_together
 
 
 def _read(value: Any, names: tuple[str, ...]) -> Parts:
@@ -174,7 +189,7 @@ def _struct(cls: Any) -> Any:
             msgspec.structs.force_setattr(made, name, parts[name])
         return made
 
-    return take_apart, put_together
+    return names, take_apart, put_together
 
 
 # -- pydantic --------------------------------------------------------------------------
@@ -210,7 +225,7 @@ def _model(cls: Any) -> Any:
         made.__setstate__(parts)
         return made
 
-    return take_apart, put_together
+    return tuple(cls.model_fields), take_apart, put_together
 
 
 # -- containers of the standard library ------------------------------------------------
@@ -221,7 +236,7 @@ def _ordered_dict(cls: Any) -> Any:
         _refuse_extras(value, ())
         return list(value.items())
 
-    return take_apart, cls
+    return (), take_apart, cls
 
 
 def _deque(cls: Any) -> Any:
@@ -232,7 +247,7 @@ def _deque(cls: Any) -> Any:
         _check_names(cls, ("items", "maxlen"), parts)
         return cls(parts["items"], parts["maxlen"])
 
-    return take_apart, put_together
+    return (), take_apart, put_together
 
 
 _MAKERS: Final[tuple[tuple[Callable[[type], bool], Maker], ...]] = (

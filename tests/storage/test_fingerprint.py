@@ -254,6 +254,20 @@ def test_a_fingerprint_is_the_same_in_every_version_of_python() -> None:
     assert code_fingerprint(everything) == "aed3548ce505618c7cffa7bc29dfeda1b40e0ea2"
 
 
+def test_the_fields_of_classes_that_are_returned_count(
+    fingerprint_of: Callable[[str], str],
+) -> None:
+    def returning(fields: str, annotation: str = "list[P]") -> str:
+        return fingerprint_of(
+            f"from typing import NamedTuple\nclass P(NamedTuple):\n    {fields}\n"
+            f"def f() -> {annotation}: ...\n"
+        )
+
+    assert returning("x: int") == returning("x: float")
+    assert returning("x: int") != returning("x: int; y: int = 0")
+    assert returning("x: int", "list") == returning("x: int; y: int = 0", "list")
+
+
 # -- nodes -----------------------------------------------------------------------------
 
 
