@@ -68,7 +68,7 @@ class Attempt(Call, eq=False):
     on to the attempt that follows. ``gated``: its condition was found true.
     ``convoy``: the tiny units it goes with, see :mod:`asyncflow.engine.convoys`; ``begun``: as
     far as the engine knows; ``slot``: it holds what they share. ``postponed``: it waited until
-    earlier members of its group had run again.
+    earlier members of its group had run again; ``sent``: it was sent ahead of its turn.
     ``waits``: for how many pieces of its nest it is waiting; ``nest``: the nested nodes it
     asked for that have not ended, ``nested_runs`` the runs; ``retake``: it waits for its CPUs to go
     on; ``parking``: numbers those that began to wait, the youngest last.
@@ -97,6 +97,7 @@ class Attempt(Call, eq=False):
     capped: bool = False
     previous_error: BaseException | None = None
     postponed: bool = False
+    sent: bool = False
     convoy: Convoy | None = None
     begun: bool = False
     slot: bool = False

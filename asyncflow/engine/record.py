@@ -66,6 +66,7 @@ class RunRecord:
         values: by asset; ``MISSING`` until produced.
         raw: what nodes with several outputs returned, as one.
         kept_remotely: by asset, the stand-ins for what workers keep for members of groups.
+        ahead: by node, the attempt that its worker was sent ahead of its turn.
         postponed: by node, the attempt that waits for members that have to run again;
             ``rerun`` are those.
         convoys: of units that are alike, by their step and template; None where that is none.
@@ -135,6 +136,7 @@ class RunRecord:
         self.raw: dict[int, Any] = {}
         self.kept_remotely: dict[int, RemoteValue] = {}
         self.postponed: dict[int, Attempt] = {}
+        self.ahead: dict[int, Attempt] = {}
         self.rerun: set[int] = set()
         self.unfreed: dict[int, list[int]] = {}
         self.convoys: dict[tuple[int, int], Convoy | None] = {}

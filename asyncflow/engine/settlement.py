@@ -199,8 +199,11 @@ class Settlement:
                 self.end_unit(attempt)
                 return None
         else:
-            following = self._scheduler.starting.new_attempt(run, unit, members[unit][position])
-            following.position = position
+            node = members[unit][position]
+            following = self._scheduler.groups.prepared(attempt, node) if run.ahead else None
+            if following is None:
+                following = self._scheduler.starting.new_attempt(run, unit, node)
+                following.position = position
         hand_over(attempt, following)
         return following
 
@@ -285,6 +288,8 @@ class Settlement:
     def fail(self, attempt: Attempt) -> None:
         """An attempt did not succeed: try again, or end its node."""
         run = attempt.run
+        if run.ahead:
+            self._scheduler.groups.drop_ahead(attempt)
         state, error = failure_of(attempt)
         if attempt.lease is not None and attempt.lease.gpu_ids:
             if self._scheduler.losses.examine(attempt, state):

@@ -79,8 +79,9 @@ class Starting:
             if runnable is None:
                 return
             attempt = runnable
-        if run.graph.units.members is not None and self._scheduler.groups.has(run, attempt.unit):
-            attempt = self._scheduler.groups.revived(attempt)
+        groups = self._scheduler.groups
+        if run.graph.units.members is not None and groups.has(run, attempt.unit):
+            attempt = attempt if attempt.over else groups.revived(attempt)
         if run.quarantined and attempt.node in run.quarantined:
             self._scheduler.settlement.quarantine(attempt)
         elif attempt.node in run.graph.maps:
@@ -292,19 +293,11 @@ class Starting:
             self._scheduler.settlement.give_back(attempt)
             self._seek_worker(attempt)
             return
-        graph = run.graph
-        step = graph.nodes[node].step
-        template = graph.templates[node]
-        values: Sequence[Any] = run.values
-        if attempt.keep_worker and attempt.worker_lane == "process":
-            self._scheduler.groups.plan(attempt)
-            values = self._scheduler.groups.values_for(attempt)
-        if template.plain and node not in graph.conditions:
-            attempt.args = [values[slot] for slot in graph.slots[node]]
-        else:
-            attempt.args, attempt.kwargs = template.bind(self.frame(attempt, values))
-        attempt.func = step.func
-        attempt.is_coroutine = step.is_coroutine
+        step = run.graph.nodes[node].step
+        if not attempt.sent:
+            self._bind(attempt)
+            attempt.func = step.func
+            attempt.is_coroutine = step.is_coroutine
         attempt.phase = Phase.RUNNING
         run.states[node] = RUNNING
         if attempt.number > 1:
@@ -314,10 +307,26 @@ class Starting:
             self._scheduler.stopping.set_timeout(attempt, step.timeout)
         if attempt.convoy is None:
             self.start_in(attempt, lane)
+            if lane.queues and attempt.keep_worker and not attempt.sent and not attempt.finished:
+                self._scheduler.groups.send_ahead(attempt)
         else:
             attempt.begun = attempt.slot = True
             self.start_in(attempt, lane)
             self._scheduler.convoys.led(attempt)
+
+    def _bind(self, attempt: Attempt) -> None:
+        """Give an attempt the arguments of its function."""
+        run, node = attempt.run, attempt.node
+        graph = run.graph
+        template = graph.templates[node]
+        values: Sequence[Any] = run.values
+        if attempt.keep_worker and attempt.worker_lane == "process":
+            self._scheduler.groups.plan(attempt)
+            values = self._scheduler.groups.values_for(attempt)
+        if template.plain and node not in graph.conditions:
+            attempt.args = [values[slot] for slot in graph.slots[node]]
+        else:
+            attempt.args, attempt.kwargs = template.bind(self.frame(attempt, values))
 
     def start_in(self, attempt: Attempt, lane: Lane) -> None:
         """Have a lane make the call that an attempt is now."""

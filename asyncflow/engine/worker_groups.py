@@ -18,11 +18,11 @@ from asyncflow import events
 from asyncflow.engine.attempt import Attempt, hand_over
 from asyncflow.engine.outcome import let_go
 from asyncflow.engine.record import STAYED, RunRecord
-from asyncflow.graph.binding import FromAsset, FromAssets
+from asyncflow.graph.binding import FromAsset, FromAssets, FromContext, FromFailure
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.node import MISSING
 from asyncflow.lanes.flow import GIVE, GIVE_IF_POSSIBLE, STAY, Flow, RemoteValue, Stayed
-from asyncflow.states import RETRYING, SUCCEEDED
+from asyncflow.states import RETRYING, SUCCEEDED, WAITING
 
 if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
@@ -72,9 +72,14 @@ class WorkerGroups:
         run = attempt.run
         return _Overlay(run.values, run.kept_remotely) if run.kept_remotely else run.values
 
-    def plan(self, attempt: Attempt) -> None:
-        """Work out what becomes of the value of a member."""
+    def plan(self, attempt: Attempt, kept: Mapping[int, RemoteValue] | None = None) -> None:
+        """Work out what becomes of the value of a member.
+
+        Args:
+            kept: what the worker keeps by the time of its turn; None for what it keeps now.
+        """
         run, node = attempt.run, attempt.node
+        kept = run.kept_remotely if kept is None else kept
         uses = _uses_of(run.graph, attempt.unit)
         outputs = run.graph.outputs_of(node)
         keep, back = [], []
@@ -88,7 +93,7 @@ class WorkerGroups:
         drop = [
             remote.number
             for asset in set(run.graph.slots[node])
-            if (remote := run.kept_remotely.get(asset)) is not None
+            if (remote := kept.get(asset)) is not None
             and uses[asset].last_member <= attempt.position
         ]
         if any(keep) or drop:
@@ -105,6 +110,63 @@ class WorkerGroups:
                 if flow.back[place] == STAY or isinstance(parts[place], Stayed):
                     parts[place] = remote
         return parts[0] if flow.parts is None else parts
+
+    # -- one message -----------------------------------------------------------------------
+
+    def send_ahead(self, attempt: Attempt) -> None:
+        """Send the members behind one that has begun as well: the worker goes on by itself.
+
+        Not beyond a member of which the host has to decide whether it runs, or which talks to
+        it while it runs.
+        """
+        run = attempt.run
+        kept = dict(run.kept_remotely)
+        _promise(attempt, kept)
+        ready: list[Attempt] = []
+        for place in range(attempt.position + 1, len(run.graph.units.members_of(attempt.unit))):
+            following = self._prepared(attempt, place, kept)
+            if following is None:
+                break
+            ready.append(following)
+            _promise(following, kept)
+        sent = attempt.lane.send_ahead(ready, attempt.worker) if ready else 0
+        for following in ready[:sent]:
+            run.ahead[following.node] = following
+
+    def _prepared(
+        self, attempt: Attempt, place: int, kept: Mapping[int, RemoteValue]
+    ) -> Attempt | None:
+        run = attempt.run
+        node = run.graph.units.members_of(attempt.unit)[place]
+        if not _may_go_ahead(run, node, kept):
+            return None
+        following = self._scheduler.starting.new_attempt(run, attempt.unit, node)
+        following.position, following.worker, following.sent = place, attempt.worker, True
+        self.plan(following, kept)
+        values = _Overlay(run.values, kept)
+        step = run.graph.nodes[node].step
+        frame = self._scheduler.starting.frame(following, values)
+        following.args, following.kwargs = run.graph.templates[node].bind(frame)
+        following.is_coroutine = step.is_coroutine
+        return following
+
+    def prepared(self, attempt: Attempt, node: int) -> Attempt | None:
+        """The attempt at a member that was sent ahead, if the worker still has it."""
+        following = attempt.run.ahead.pop(node, None)
+        worker = attempt.worker
+        if following is None or worker is None or following not in worker.ahead.values():
+            return None
+        return None if worker.is_gone and not following.over else following
+
+    def drop_ahead(self, attempt: Attempt) -> None:
+        """What was sent ahead shall not run: a member before it has failed, or the unit ends."""
+        run = attempt.run
+        if not run.ahead:
+            return
+        for node in run.graph.units.members_of(attempt.unit):
+            run.ahead.pop(node, None)
+        if attempt.worker is not None and not attempt.worker.is_gone:
+            self._scheduler.lanes["process"].drop_ahead(attempt.worker)
 
     # -- deaths ----------------------------------------------------------------------------
 
@@ -194,6 +256,7 @@ class WorkerGroups:
                 run.kept_remotely.pop(asset, None)
                 if isinstance(run.values[asset], RemoteValue):
                     run.values[asset] = STAYED
+            run.ahead.pop(node, None)
             waiting = run.postponed.pop(node, None)
             if waiting is not None and not run.is_final(node):
                 self._scheduler.stopping.give_up_retry(waiting)
@@ -201,6 +264,29 @@ class WorkerGroups:
         if run.consumers is not None:
             for node in run.unfreed.pop(unit, ()):
                 let_go(run, node)
+
+
+def _promise(attempt: Attempt, kept: dict[int, RemoteValue]) -> None:
+    """Count what the worker will keep once a member has ended."""
+    flow = attempt.flow
+    if flow is not None:
+        for number, asset in zip(
+            flow.keep, attempt.run.graph.outputs_of(attempt.node), strict=True
+        ):
+            if number:
+                kept[asset] = RemoteValue(attempt.worker, number)
+
+
+def _may_go_ahead(run: RunRecord, node: int, kept: Mapping[int, RemoteValue]) -> bool:
+    graph, step = run.graph, run.graph.nodes[node].step
+    if run.resumed or run.states[node] != WAITING or run.attempts_of(node):
+        return False
+    if node in graph.conditions or step.cache is not False or step.limits:
+        return False
+    sources = graph.templates[node].sources
+    if any(isinstance(source, FromContext | FromFailure) for source in sources):
+        return False
+    return all(asset in kept or run.values[asset] is not MISSING for asset in graph.slots[node])
 
 
 def _lost_members(run: RunRecord, node: int) -> set[int]:

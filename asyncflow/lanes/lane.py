@@ -44,7 +44,7 @@ class Call(msgspec.Struct, eq=False):
     lane that finds one runs the call there, else it takes any and sets it;
     ``keep_worker`` asks that it stays reserved afterwards; ``worker_kind`` says what it has to
     be like, where a lane has several kinds. ``flow``: which parts of the value stay with the
-    worker, where a lane can do that.
+    worker, where a lane can do that. ``over``: it was sent ahead of its turn, and has ended.
     """
 
     func: Callable[..., Any]
@@ -64,6 +64,7 @@ class Call(msgspec.Struct, eq=False):
     handle: Any = None
     worker_kind: Any = None
     flow: Any = None
+    over: bool = False
 
     def unbegun(self) -> bool:
         """The call was not begun by the worker it was sent to; true if that is all, false if it
@@ -138,6 +139,15 @@ class Lane(ABC):
 
     def recall(self, call: Call) -> None:
         """Have a call come back that has been started and has not begun, if it still can."""
+        return
+
+    def send_ahead(self, calls: list[Any], worker: Any) -> int:
+        """Send calls to a worker that is kept for their group, before it is their turn: the
+        worker goes on with them by itself. Gives how many of them, from the first, were sent."""
+        return 0
+
+    def drop_ahead(self, worker: Any) -> None:
+        """What was sent ahead shall not be made."""
         return
 
     def is_open(self, worker: Any, call: Call) -> bool:

@@ -308,3 +308,112 @@ async def test_a_run_that_records_gets_every_value_that_can_be_pickled(tmp_path:
     assert (result["numbers"], result["total"]) == ([1, 2, 3], 6)
     assert result["same"][2] is True
     assert result.get("thing", "absent") == "absent"
+
+
+# -- one message ---------------------------------------------------------------------------
+
+
+def stamp(name: str) -> Any:
+    def member(above: Any = None) -> list[tuple[str, float, int]]:
+        found = [] if above is None else list(above)
+        return [*found, (name, time.monotonic(), os.getpid())]
+
+    return member
+
+
+def chain_of(*names: str, **options: Any) -> Pipeline:
+    pipeline = Pipeline("chain", **options)
+    for place, name in enumerate(names):
+        used = step(stamp(name), name=name, **IN_GROUP)
+        inputs = {"above": names[place - 1]} if place else None
+        pipeline.add_step(used, inputs=inputs)
+    return pipeline
+
+
+async def test_the_worker_goes_on_with_the_next_member_without_asking_the_host() -> None:
+    pipeline = chain_of("a", "b", "c", "d", outputs=["d"])
+    async with pipeline.start() as run:
+        async for event in run.events():
+            if event.kind == "NodeStarted":
+                break
+        time.sleep(2.0)  # noqa: ASYNC251 - nobody can ask this host anything meanwhile
+        held_until = time.monotonic()
+        result = await run.result()
+    result.raise_for_failure()
+    stamps = result["d"]
+    assert [name for name, _, _ in stamps] == ["a", "b", "c", "d"]
+    assert len({pid for _, _, pid in stamps}) == 1
+    assert all(at < held_until for _, at, _ in stamps)
+
+
+async def test_a_failure_keeps_the_members_behind_it_from_running(tmp_path: Path) -> None:
+    @step(outputs=["x"], retry=Retry(retries=1, wait_initial=0.05), **IN_GROUP)
+    def fails_once(mark: str) -> int:
+        if not os.path.exists(mark):
+            open(mark, "w").close()
+            raise OSError("once")
+        return 1
+
+    @step(outputs=["y"], **IN_GROUP)
+    def notes(x: int, log: str) -> int:
+        with open(log, "a", encoding="utf-8") as file:
+            file.write("ran ")
+        return x + 1
+
+    result = await Pipeline("p", steps=[fails_once, notes]).run(
+        inputs={"mark": str(tmp_path / "mark"), "log": str(tmp_path / "log")}
+    )
+    result.raise_for_failure()
+    assert result["y"] == 2
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "ran "
+
+
+async def test_a_failure_of_one_sent_ahead_is_its_own(tmp_path: Path) -> None:
+    @step(**IN_GROUP)
+    def breaks(thing: Unpicklable) -> None:
+        raise ValueError("second")
+
+    pipeline = Pipeline("p", steps=[make, breaks, look], failure_policy="collect_all")
+    result = await pipeline.run()
+    assert repr(result.step_results["breaks"].error) == "ValueError('second')"
+    assert result["same"][2] is True
+    assert {found.attempts for found in result.step_results.values()} == {1}
+
+
+async def test_a_worker_that_dies_ahead_of_the_host_is_retried_by_policy(tmp_path: Path) -> None:
+    @step(outputs=["end"], retry=Retry(retries=1, wait_initial=0.01), **IN_GROUP)
+    def dies_once(thing: Unpicklable, mark: str) -> bool:
+        fatal_once(mark)
+        return thing.pid == os.getpid()
+
+    pipeline = Pipeline("p", steps=[make, dies_once])
+    async with pipeline.start(inputs={"mark": str(tmp_path / "mark")}) as run:
+        async for event in run.events():
+            if event.kind == "NodeStarted":
+                break
+        time.sleep(1.5)  # noqa: ASYNC251 - it dies before the host knows that it has begun
+        result = await run.result()
+    result.raise_for_failure()
+    assert result["end"] is True
+    assert {name: found.attempts for name, found in result.step_results.items()} == {
+        "make": 2,
+        "dies_once": 2,
+    }
+
+
+async def test_a_cancelled_run_stops_what_was_sent_ahead() -> None:
+    @step(**IN_GROUP)
+    def sleeps(thing: Unpicklable) -> None:
+        time.sleep(30)
+
+    async with (
+        Runtime(grace_seconds=0.05) as runtime,
+        Pipeline("p", steps=[make, sleeps, look]).start(runtime=runtime) as run,
+    ):
+        async for event in run.events():
+            if event.kind == "NodeStarted" and event.node == "sleeps":
+                break
+        await run.cancel()
+        result = await run.result()
+    assert result.step_results["sleeps"].status is NodeState.CANCELLED
+    assert result.step_results["look"].status is NodeState.CANCELLED

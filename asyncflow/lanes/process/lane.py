@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import pickle
 import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from asyncflow.lanes.flow import sending_to_workers
 from asyncflow.lanes.lane import Call, Lane, LaneStatistics
 from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.deaths import Death, worker_died
-from asyncflow.lanes.process.functions import FunctionTable
+from asyncflow.lanes.process.framing import Framer
 from asyncflow.lanes.process.guardian import Guardian
+from asyncflow.lanes.process.host_logging import handle_record
 from asyncflow.lanes.process.nests import Nests
-from asyncflow.lanes.process.payload import Parcel, discard, pack, unpack
+from asyncflow.lanes.process.payload import discard, unpack
+from asyncflow.lanes.process.queues import QueueWatch
 from asyncflow.lanes.process.raised import rebuild
-from asyncflow.lanes.process.refusals import never_up, no_worker, unsendable_arguments
+from asyncflow.lanes.process.refusals import never_up, no_worker
 from asyncflow.lanes.process.worker_handle import WorkerHandle
 from asyncflow.lanes.worker_kind import PLAIN, WorkerKind
-from asyncflow.pickling.sending import dumps
 
 __all__ = ["ProcessLane"]
 
-_MOST_KNOWN = 500
-_LOOK_SECONDS = 0.005
 _FINISH_SECONDS = 1.5
+_DROP_SECONDS = 2.0
 
 _Outcome = wire.Done | wire.Failed
 
@@ -69,15 +66,13 @@ class ProcessLane(Lane):
         self._max_resident_bytes = max_resident_bytes
         self._worker_name = worker_name
         self._spawned = 0
-        self._last_number = 0
-        self._chains = 0
-        self._looks = False
         self._workers: set[WorkerHandle] = set()
         self._idle: dict[WorkerKind, list[WorkerHandle]] = {}
         self._ending: set[WorkerHandle] = set()
         self._waiting = 0  # workers whose calls only wait for their nests
         self._lost: set[WorkerHandle] = set()
-        self._functions = FunctionTable()
+        self._framer = Framer()
+        self._queues = QueueWatch(loop, self._workers)
         self._nests = Nests(loop)
         self._guardian = Guardian()
         self._gone = asyncio.Event()
@@ -98,14 +93,10 @@ class ProcessLane(Lane):
             idle.remove(worker)
         worker.reserved = call.keep_worker
         if call.keep_worker and not worker.chain:
-            self._renew_chain(worker)
+            self._framer.renew_chain(worker)
         call.handle = worker
-        self._send(call, worker)
-
-    def _renew_chain(self, worker: WorkerHandle) -> None:
-        """What a worker is sent from now on is not what it was told to leave out."""
-        self._chains += 1
-        worker.chain = self._chains
+        if not (worker.ahead and self._catch_up(call, worker)):
+            self._send(call, worker)
 
     def _take(self, kind: WorkerKind) -> WorkerHandle:
         """An idle worker of a kind, else a new one."""
@@ -134,57 +125,21 @@ class ProcessLane(Lane):
         return worker
 
     def _send(self, call: Call, worker: WorkerHandle) -> None:
-        self._last_number += 1
-        number = self._last_number
         try:
-            frame, parcel = self._frame_of(call, number, worker)
-            descriptor = parcel.write() if parcel.parts else None
+            number, frame, descriptor = self._framer.letter(call, worker)
         except Exception as error:  # noqa: BLE001 - pickling calls the user's code
             self._free(worker)
             self._refuse(call, error)
             return
         is_first = not worker.calls
         worker.calls[number] = call
-        if is_first and worker.started:
-            self._begins(call)
-        elif not is_first and not self._looks:
-            self._looks = True
-            self._loop.call_later(_LOOK_SECONDS, self._look_at_queues)
         if is_first:
             worker.work.send(frame, descriptor)
+            if worker.started:
+                self._begins(call)
         else:
             worker.work.send_soon(frame, descriptor)
-
-    def _frame_of(self, call: Call, number: int, worker: WorkerHandle) -> tuple[wire.Run, Parcel]:
-        function = self._functions.find(call.func, getattr(call, "run", None))
-        try:
-            parcel = self._packed(call, worker)
-        except Exception as error:
-            raise unsendable_arguments(call, error) from error
-        new = []
-        if function.number not in worker.known:
-            if len(worker.known) >= _MOST_KNOWN:
-                worker.known.clear()
-                worker.work.send(wire.Forget(functions=True))
-            worker.known.add(function.number)
-            new = [wire.New(function.number, function.body)]
-        frame = wire.Run(
-            number,
-            function.number,
-            parcel.packet,
-            call.name,
-            call.is_coroutine,
-            new,
-            call.flow,
-            worker.chain,
-        )
-        return frame, parcel
-
-    def _packed(self, call: Call, worker: WorkerHandle) -> Parcel:
-        if not worker.kept:
-            return pack((call.args, call.kwargs), dumps, inline=worker.takes_no_files)
-        with sending_to_workers():
-            return pack((call.args, call.kwargs), dumps, inline=worker.takes_no_files)
+            self._queues.look_soon()
 
     def _begins(self, call: Call) -> None:
         call.started = self._clock()  # until the worker says better
@@ -210,7 +165,7 @@ class ProcessLane(Lane):
         elif kind is wire.Output:
             worker.feed_output(frame.stream, frame.data)
         elif kind is wire.LogLine:
-            _log(frame)
+            handle_record(frame)
         elif kind is wire.Recalled:
             for number in frame.numbers:
                 self._move(worker, number)
@@ -226,6 +181,9 @@ class ProcessLane(Lane):
     def _ended(self, worker: WorkerHandle, frame: _Outcome) -> None:
         worker.end_output(frame.marks)
         call = worker.calls.pop(frame.number, None)
+        if call is None and frame.number in worker.ahead:
+            self._ended_ahead(worker, frame)
+            return
         worker.resume_output()
         worker.units += 1
         if call is None:
@@ -259,7 +217,7 @@ class ProcessLane(Lane):
             return
         if type(frame) is wire.Failed:
             if worker.chain:
-                self._renew_chain(worker)
+                self._framer.renew_chain(worker)
             call.error = rebuild(value, worker.name)
         elif call.flow is None:
             call.value = value
@@ -290,6 +248,8 @@ class ProcessLane(Lane):
         call = worker.calls.pop(number, None)
         if call is not None:
             self._make_elsewhere(call)
+        elif worker.ahead.pop(number, None) is not None:
+            self._free(worker)
 
     def _make_elsewhere(self, call: Call) -> None:
         if call.cancel_requested:
@@ -311,20 +271,61 @@ class ProcessLane(Lane):
         others: Any = worker.calls.values()
         return all(other.convoy is like.convoy for other in others)
 
-    def _look_at_queues(self) -> None:
-        """Recall what waits behind a call that takes long."""
-        self._looks = False
-        for worker in self._workers:
-            if len(worker.calls) < 2:
-                continue
-            self._looks = True
-            current = worker.current
-            if current == worker.seen_at and current in worker.calls:
-                waiting = [number for number in worker.calls if number != current]
-                worker.control.send(wire.Recall(waiting))
-            worker.seen_at = current
-        if self._looks:
-            self._loop.call_later(_LOOK_SECONDS, self._look_at_queues)
+    # -- ahead of their turn ---------------------------------------------------------------
+
+    def send_ahead(self, calls: list[Call], worker: WorkerHandle) -> int:
+        sent = 0
+        for call in calls:
+            try:
+                number, frame, descriptor = self._framer.letter(call, worker)
+            except Exception:  # noqa: BLE001 - it is told when it is this call's turn
+                break
+            call.handle = worker
+            worker.ahead[number] = call
+            worker.work.send_soon(frame, descriptor)
+            sent += 1
+        worker.work.flush()
+        return sent
+
+    def _catch_up(self, call: Call, worker: WorkerHandle) -> bool:
+        """It is the turn of a call that was sent ahead; false if it was not."""
+        number = next((number for number, other in worker.ahead.items() if other is call), 0)
+        if not number:
+            return False
+        del worker.ahead[number]
+        if call.over:
+            call.done(call)
+        else:
+            worker.calls[number] = call
+            self._begins(call)
+        return True
+
+    def _ended_ahead(self, worker: WorkerHandle, frame: _Outcome) -> None:
+        """A call has ended before the engine came to it; nobody may want it any more."""
+        worker.units += 1
+        worker.worn = worker.worn or self._is_worn(worker, frame)
+        call = worker.ahead[frame.number]
+        self._take_outcome(call, worker, frame)
+        call.over = True
+        worker.resume_output()
+        if not worker.reserved:
+            del worker.ahead[frame.number]
+            self._free(worker)
+
+    def drop_ahead(self, worker: WorkerHandle) -> None:
+        over = [number for number, call in worker.ahead.items() if call.over]
+        for number in over:
+            del worker.ahead[number]
+        for number in worker.ahead:
+            worker.control.send(wire.Cancel(number, worker.chain))
+        if worker.ahead:
+            self._framer.renew_chain(worker)
+            self._loop.call_later(_DROP_SECONDS, self._kill_if_busy, worker, set(worker.ahead))
+
+    def _kill_if_busy(self, worker: WorkerHandle, numbers: set[int]) -> None:
+        """What was sent ahead goes on though nobody wants it."""
+        if not worker.is_gone and worker.current in numbers.intersection(worker.ahead):
+            worker.kill()
 
     # -- ends --------------------------------------------------------------------------------
 
@@ -350,6 +351,8 @@ class ProcessLane(Lane):
         self._lost.discard(worker)
         calls, worker.calls = worker.calls, {}
         blamed = worker.last_number
+        if blamed in worker.ahead:
+            self._fail_dead(worker.ahead[blamed], worker, death)
         if blamed not in calls and calls and not worker.started:
             blamed = next(iter(calls))
         for number, call in calls.items():
@@ -379,7 +382,11 @@ class ProcessLane(Lane):
     def _end_dead(self, call: Call) -> None:
         call.finished = self._clock()
         call.started = call.started or call.finished
-        call.done(call)
+        worker: WorkerHandle | None = call.handle
+        if worker is not None and call in worker.ahead.values():
+            call.over = True
+        else:
+            call.done(call)
 
     # -- stopping ----------------------------------------------------------------------------
 
@@ -389,7 +396,7 @@ class ProcessLane(Lane):
         if number is not None:
             worker.control.send(wire.Cancel(number, worker.chain))
             if worker.chain:
-                self._renew_chain(worker)
+                self._framer.renew_chain(worker)
 
     def kill(self, call: Call) -> bool:
         worker: WorkerHandle = call.handle
@@ -423,6 +430,7 @@ class ProcessLane(Lane):
 
     def release(self, worker: WorkerHandle) -> None:
         if worker.reserved:
+            self.drop_ahead(worker)
             worker.reserved, worker.chain = False, 0
             if worker.kept:
                 worker.work.send(wire.Forget(kept=list(worker.kept)))
@@ -466,7 +474,7 @@ class ProcessLane(Lane):
     def close(self) -> None:
         self._closed = True
         for worker in (*self._workers, *self._ending, *self._lost):
-            calls, worker.calls = worker.calls, {}
+            calls, worker.calls, worker.ahead = worker.calls, {}, {}
             worker.end_now()
             self._nests.forget(worker)
             self._guardian.forget(worker.pid)
@@ -477,10 +485,3 @@ class ProcessLane(Lane):
         self._ending.clear()
         self._lost.clear()
         self._guardian.close()
-
-
-def _log(frame: wire.LogLine) -> None:
-    record = logging.makeLogRecord(pickle.loads(frame.fields))
-    logger = logging.getLogger(record.name)
-    if logger.isEnabledFor(record.levelno):
-        logger.handle(record)

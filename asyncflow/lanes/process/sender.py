@@ -31,20 +31,20 @@ class Sender:
 
     def send(self, frame: Any, descriptor: int | None = None) -> None:
         """Send a frame, now or as soon as there is room; the descriptor is closed then."""
-        self._flush()
+        self.flush()
         self.send_bytes(framed(frame), descriptor)
 
     def send_soon(self, frame: Any, descriptor: int | None = None) -> None:
         """Send a frame with others of this turn of the loop, if it is small."""
         if descriptor is not None or self._waiting:
-            self._flush()
             self.send(frame, descriptor)
             return
         if not self._soon:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._soon.append(framed(frame))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send now what was to be sent soon."""
         if self._soon:
             data = b"".join(self._soon)
             self._soon.clear()
@@ -89,7 +89,7 @@ class Sender:
     def close(self) -> None:
         """Send nothing more; what waits is dropped. The channel is not closed."""
         if not self._closed:
-            self._flush()
+            self.flush()
             self._closed = True
             if self._waiting:
                 self._loop.remove_writer(self._channel.write_fileno())

@@ -39,6 +39,7 @@ class WorkerHandle:
 
     Attributes:
         calls: what it has been given and has not reported, in order, by number.
+        ahead: what it has been given before its turn, and goes on with by itself.
         known: the functions that it has.
         reserved: whether it is kept for a group.
         killed: whether the host ended it.
@@ -65,6 +66,7 @@ class WorkerHandle:
         self.name = name
         self.kind = kind
         self.calls: dict[int, Call] = {}
+        self.ahead: dict[int, Call] = {}
         self.known: set[int] = set()
         self.reserved = self.killed = self.retiring = self.lost = self.started = False
         self.is_gone = self.worn = self.has_slot = False
@@ -115,7 +117,9 @@ class WorkerHandle:
     @property
     def is_free(self) -> bool:
         """Whether it has nothing to do and may be given something."""
-        return not (self.calls or self.reserved or self.retiring or self.is_gone or self.lost)
+        return not (
+            self.calls or self.ahead or self.reserved or self.retiring or self.is_gone or self.lost
+        )
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -134,6 +138,8 @@ class WorkerHandle:
 
     def _take_output(self, stream: str, lines: tuple[str, ...]) -> None:
         call = next(iter(self.calls.values()), None)
+        if call is None:
+            call = next((call for call in self.ahead.values() if not call.over), None)
         if call is not None:
             call.take_output(stream, lines)
 

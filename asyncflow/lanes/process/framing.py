@@ -1,0 +1,82 @@
+"""From a call to the frame that has a worker make it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from asyncflow.lanes.flow import sending_to_workers
+from asyncflow.lanes.process import wire
+from asyncflow.lanes.process.functions import FunctionTable
+from asyncflow.lanes.process.payload import Parcel, pack
+from asyncflow.lanes.process.refusals import unsendable_arguments
+from asyncflow.pickling.sending import dumps
+
+if TYPE_CHECKING:
+    from asyncflow.lanes.lane import Call
+    from asyncflow.lanes.process.worker_handle import WorkerHandle
+
+__all__ = ["Framer", "Letter"]
+
+_MOST_KNOWN = 500
+
+
+class Letter(NamedTuple):
+    """A frame with its number, and the descriptor that goes with it."""
+
+    number: int
+    frame: wire.Run
+    descriptor: int | None
+
+
+class Framer:
+    """Numbers calls, and sends each worker each function once."""
+
+    def __init__(self) -> None:
+        self._functions = FunctionTable()
+        self._last_number = 0
+        self._chains = 0
+
+    def renew_chain(self, worker: WorkerHandle) -> None:
+        """What a worker is sent from now on is not what it was told to leave out."""
+        self._chains += 1
+        worker.chain = self._chains
+
+    def letter(self, call: Call, worker: WorkerHandle) -> Letter:
+        """The frame for a call.
+
+        Raises:
+            Exception: its function or its arguments cannot be pickled, or find no memory.
+        """
+        function = self._functions.find(call.func, getattr(call, "run", None))
+        try:
+            parcel = _packed(call, worker)
+        except Exception as error:
+            raise unsendable_arguments(call, error) from error
+        descriptor = parcel.write() if parcel.parts else None
+        new = []
+        if function.number not in worker.known:
+            if len(worker.known) >= _MOST_KNOWN:
+                worker.known.clear()
+                worker.work.send(wire.Forget(functions=True))
+            worker.known.add(function.number)
+            new = [wire.New(function.number, function.body)]
+        self._last_number += 1
+        number = self._last_number
+        frame = wire.Run(
+            number,
+            function.number,
+            parcel.packet,
+            call.name,
+            call.is_coroutine,
+            new,
+            call.flow,
+            worker.chain,
+        )
+        return Letter(number, frame, descriptor)
+
+
+def _packed(call: Call, worker: WorkerHandle) -> Parcel:
+    if not worker.reserved:
+        return pack((call.args, call.kwargs), dumps, inline=worker.takes_no_files)
+    with sending_to_workers():
+        return pack((call.args, call.kwargs), dumps, inline=worker.takes_no_files)
