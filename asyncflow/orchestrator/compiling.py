@@ -80,7 +80,8 @@ def calls_to_look_at(loaded: Loaded, coroutines: Collection[str]) -> list[Module
 
 def _targets_of(loaded: Loaded) -> Targets:
     scripts = (entry for entry in loaded.config.modules if entry.script is not None)
-    return Targets(str(loaded.folder), tuple(target_of(loaded, entry) for entry in scripts))
+    by_file = {target.module_name: target for target in (target_of(loaded, e) for e in scripts)}
+    return Targets(str(loaded.folder), tuple(by_file.values()))
 
 
 def target_of(loaded: Loaded, entry: ModuleEntry) -> Target:

@@ -41,6 +41,8 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _SINK: contextvars.ContextVar[_Sink | None] = contextvars.ContextVar("asyncflow_log", default=None)
 _LOCK = threading.RLock()
 _LOGGER = logging.getLogger("asyncflow")
+# Above the loggers of all modules.
+_STEPS = "asyncflow.step"
 _APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -87,17 +89,12 @@ def kept(plan: LogPlan, module: str) -> Iterator[None]:
         return
     sink = _Sink(plan, module)
     _see_to_streams()
-    logging.getLogger("asyncflow.step").setLevel(min(plan.level_number, _step_level()))
     token = _SINK.set(sink)
     try:
         yield
     finally:
         _SINK.reset(token)
         sink.finish()
-
-
-def _step_level() -> int:
-    return logging.getLogger("asyncflow.step").level or logging.CRITICAL
 
 
 class _Sink:
@@ -257,9 +254,45 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
 
-_HANDLER = _Handler()
-_USERS = 0
-_LEVEL_BEFORE: int | None = None
+class _Catching:
+    """What this process does for the logs while any module of it runs."""
+
+    def __init__(self) -> None:
+        self._handler = _Handler()
+        self._users = 0
+        # Levels as they were, to be put back.
+        self._root_level = logging.WARNING
+        self._step_level = logging.NOTSET
+
+    def begin(self, level: int, *, in_worker: bool) -> None:
+        root, steps = logging.getLogger(), logging.getLogger(_STEPS)
+        with _LOCK:
+            if not self._users:
+                self._root_level, self._step_level = root.level, steps.level
+                root.addHandler(self._handler)
+            self._users += 1
+            if level < (steps.level or logging.CRITICAL):
+                steps.setLevel(level)
+            if level < root.level and (in_worker or self._nobody_minds(root)):
+                root.setLevel(level)
+
+    def _nobody_minds(self, root: logging.Logger) -> bool:
+        """Whether records of any level may be made without showing more to anybody."""
+        others = (handler for handler in root.handlers if handler is not self._handler)
+        return all(handler.level >= self._root_level for handler in others)
+
+    def end(self) -> None:
+        root, steps = logging.getLogger(), logging.getLogger(_STEPS)
+        with _LOCK:
+            self._users -= 1
+            if not self._users:
+                root.removeHandler(self._handler)
+                root.setLevel(self._root_level)
+                steps.setLevel(self._step_level)
+                _put_streams_back()
+
+
+_CATCHING = _Catching()
 
 
 @contextmanager
@@ -269,48 +302,23 @@ def keeping(plan: LogPlan, *, in_worker: bool = False) -> Iterator[None]:
     Args:
         in_worker: whether the process has no program of its own, whose loggers would mind.
     """
-    global _USERS, _LEVEL_BEFORE
     if plan.folder is None:
         yield
         return
-    root = logging.getLogger()
-    with _LOCK:
-        _USERS += 1
-        if _USERS == 1:
-            _LEVEL_BEFORE = _lower_root(root, plan.level_number, in_worker)
-            root.addHandler(_HANDLER)
+    _CATCHING.begin(plan.level_number, in_worker=in_worker)
     try:
         yield
     finally:
-        with _LOCK:
-            _USERS -= 1
-            if not _USERS:
-                root.removeHandler(_HANDLER)
-                if _LEVEL_BEFORE is not None:
-                    root.setLevel(_LEVEL_BEFORE)
-                _put_streams_back()
-
-
-def _lower_root(root: logging.Logger, level: int, in_worker: bool) -> int | None:
-    """Have records of that level made, where that shows nobody more than they asked for.
-
-    Returns:
-        The level that was, None where it stays.
-    """
-    before = root.level
-    nobody_minds = all(handler.level >= before for handler in root.handlers)
-    if level < before and (in_worker or nobody_minds):
-        root.setLevel(level)
-        return before
-    return None
+        _CATCHING.end()
 
 
 def _see_to_streams() -> None:
     """Stand in front of the streams; a display may have put itself there since the last time."""
     with _LOCK:
-        if not isinstance(sys.stdout, _Tee):
+        # A program without a terminal may have no streams.
+        if sys.stdout is not None and not isinstance(sys.stdout, _Tee):
             sys.stdout = _Tee(sys.stdout, "stdout")
-        if not isinstance(sys.stderr, _Tee):
+        if sys.stderr is not None and not isinstance(sys.stderr, _Tee):
             sys.stderr = _Tee(sys.stderr, "stderr")
 
 

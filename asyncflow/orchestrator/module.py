@@ -10,6 +10,7 @@ from typing import Any
 from asyncflow.context import StepContext
 from asyncflow.errors import DependencyError
 from asyncflow.graph.names import nearest
+from asyncflow.orchestrator.environment import opened, sealed
 from asyncflow.orchestrator.places import Place, current_place
 
 __all__ = ["Allocation", "BaseModule", "ModuleContext"]
@@ -100,7 +101,11 @@ class ModuleContext:
 
     def __getstate__(self) -> dict[str, Any]:
         # A nested task may bring it along to another process, where it has another place.
-        return {**self.__dict__, "_own_place": None}
+        return {**self.__dict__, "params": sealed(self.params), "_own_place": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.params = opened(self.params)
 
     @property
     def _place(self) -> Place:

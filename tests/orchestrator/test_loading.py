@@ -327,6 +327,8 @@ def test_a_variable_is_read_when_the_run_starts_and_is_a_secret(
         """
         def run(context):
             token = context.params["deep"][0]["token"]
+            [in_task] = context.execute_tasks([lambda: context.params["deep"][0]["token"].reveal()])
+            assert in_task == token.reveal()
             return type(token).__name__, str(token), token.reveal(), context.params["text"]
         """,
     )

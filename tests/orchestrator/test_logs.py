@@ -80,12 +80,37 @@ def test_the_level_is_that_of_the_file(project: Project, worker_type: str) -> No
     assert "warned" not in said
 
 
+def streams_and_loggers() -> tuple[object, ...]:
+    root = logging.getLogger()
+    levels = root.level, logging.getLogger("asyncflow.step").level
+    return sys.stdout, sys.stderr, list(root.handlers), levels
+
+
 def test_streams_and_loggers_are_as_before_when_a_run_is_over(project: Project) -> None:
     project.write("m.py", TALKING)
-    before = sys.stdout, sys.stderr, list(logging.getLogger().handlers), logging.getLogger().level
+    before = streams_and_loggers()
     project.execute(pipeline("thread"))
-    after = sys.stdout, sys.stderr, list(logging.getLogger().handlers), logging.getLogger().level
-    assert after == before
+    assert streams_and_loggers() == before
+
+
+def test_of_several_runs_each_keeps_what_its_own_level_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    before = streams_and_loggers()
+    quiet = LogPlan(str(tmp_path / "quiet"), level="ERROR")
+    loud = LogPlan(str(tmp_path / "loud"), level="DEBUG")
+    log = logging.getLogger("somebody.else")
+    with keeping(quiet):
+        with keeping(loud), kept(loud, "m"):
+            log.debug("debugged")
+        with kept(quiet, "m"):
+            log.debug("debugged")
+            log.error("failed")
+    assert "debugged" in (tmp_path / "loud" / "m.log").read_text()
+    assert "debugged" not in (tmp_path / "quiet" / "m.log").read_text()
+    assert "failed" in (tmp_path / "quiet" / "m.log").read_text()
+    assert streams_and_loggers() == before
 
 
 def test_without_checkpoints_nothing_is_kept(project: Project) -> None:
