@@ -7,6 +7,7 @@ import pickle
 from bisect import bisect_right
 from collections import Counter
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -335,6 +336,48 @@ async def test_who_is_cancelled_while_it_waits_for_a_token_gives_nothing_away() 
         result = await fan_out(call, 1).run(runtime=runtime)
         assert result["call0"] == pytest.approx(10)
         runtime._supply.limiter.validate()
+
+
+@virtual_time
+async def test_thousands_that_wait_are_cancelled_and_none_of_them_starts_meanwhile() -> None:
+    started: list[int] = []
+
+    @step(limits=["api", "rate"])
+    async def call(number: int) -> None:
+        started.append(number)
+        await asyncio.sleep(10)
+
+    limits: dict[str, int | Rate] = {"api": 3, "rate": Rate(1000, per_seconds=1)}
+    async with Runtime(limits=limits, max_concurrency=5000) as runtime:
+        run = await runtime.start(fan_out(call, 3000))
+        await asyncio.sleep(1)
+        await run.cancel()
+        await run.wait()
+        assert run.snapshot().counts == {NodeState.CANCELLED: 3000}
+        limiter = runtime._supply.limiter
+        assert limiter.waiting() == []
+        assert limiter.statistics().leases == 0
+        limiter.validate()
+    assert len(started) == 3
+
+
+def test_steps_in_processes_take_keys_as_well() -> None:
+    @step(limits=["licence"], lane="process")
+    def solve(number: int) -> tuple[float, float]:
+        import time
+
+        began = time.monotonic()
+        time.sleep(0.05)
+        return began, time.monotonic()
+
+    async def main() -> list[tuple[float, float]]:
+        async with Runtime(limits={"licence": 1}) as runtime:
+            result = await fan_out(solve, 3).run(runtime=runtime)
+            runtime._supply.limiter.validate()
+        return sorted(result.outputs.values())
+
+    spans = asyncio.run(main())
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 @virtual_time

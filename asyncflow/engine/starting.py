@@ -362,6 +362,13 @@ class Starting:
 
     def take_lease(self, attempt: Attempt, lease: Lease) -> None:
         """The limiter granted what an attempt waited for."""
+        if attempt.run.bars(attempt.node):
+            # It is about to be dropped, as its run was stopped.
+            if lease is attempt.lease:
+                self._scheduler.limiter.release_keys(lease)
+            else:
+                self._scheduler.limiter.release(lease, unused=True)
+            return
         attempt.lease = lease
         self.unpark(attempt)
         self._go(attempt)

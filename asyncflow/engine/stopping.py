@@ -24,6 +24,7 @@ Closing = tuple[RunRecord, Generator[list[tuple[int, int]]]]
 
 
 _STALL_SECONDS = 1.0
+_DROPS = 64
 # What is found out before a node may start.
 _UNSTARTED = (Phase.CONDITION, Phase.LOOKUP)
 
@@ -187,9 +188,29 @@ class Stopping:
             kept = [attempt for attempt in backlog if not run.bars(attempt.node)]
             backlog.clear()
             backlog.extend(kept)
-        for attempt in list(run.parked.values()):
-            if run.bars(attempt.node):
+        doomed = [attempt for attempt in run.parked.values() if run.bars(attempt.node)]
+        for attempt in doomed:
+            if attempt.phase is not Phase.CAPACITY:
                 self._drop_parked(attempt)
+        requests = [attempt for attempt in doomed if attempt.phase is Phase.CAPACITY]
+        if len(requests) <= _DROPS:
+            for _ in self._drop_requests(run, requests):
+                continue
+        else:
+            # 100,000 may wait for a rate.
+            self._scheduler.growing.append(self._drop_requests(run, requests))
+            self._scheduler.wake()
+
+    def _drop_requests(self, run: RunRecord, requests: list[Attempt]) -> Generator[None]:
+        """Drop what waits for capacity, so many in each turn; none of it starts meanwhile."""
+        for count, attempt in enumerate(requests, start=1):
+            if run.is_over:
+                return
+            if run.parked.get(attempt.unit) is attempt:
+                self._drop_parked(attempt)
+            if not count % _DROPS:
+                yield
+        self.end_if_over(run)
 
     def _drop_parked(self, attempt: Attempt) -> None:
         if attempt.phase is Phase.EXAMINED:
