@@ -49,7 +49,7 @@ def stats(
     if as_json:
         typer.echo(json.dumps(_fields(found)))
         return
-    typer.echo(shown(f"{found.entries} entries, {format_bytes(found.total_bytes)}"))
+    typer.echo(shown(f"{_entries(found.entries)}, {format_bytes(found.total_bytes)}"))
     if found.oldest is not None and found.newest is not None:
         typer.echo(f"last used between {_moment(found.oldest)} and {_moment(found.newest)}")
 
@@ -73,7 +73,7 @@ def prune_cache(
         typer.echo(json.dumps(_fields(pruned)))
         return
     typer.echo(
-        f"removed {pruned.removed} entries, {format_bytes(pruned.removed_bytes)}; "
+        f"removed {_entries(pruned.removed)}, {format_bytes(pruned.removed_bytes)}; "
         f"{pruned.left} are left, {format_bytes(pruned.left_bytes)}"
     )
 
@@ -129,7 +129,7 @@ def _lines(found: Iterable[PrunedRun], *, dry_run: bool) -> Iterable[str]:
         else:
             count, total = count + 1, total + run.length_bytes
             yield f"{verb} {what}"
-    yield f"{verb} {count} runs, {format_bytes(total)}"
+    yield f"{verb} {count} run{'' if count == 1 else 's'}, {format_bytes(total)}"
 
 
 def _cache_in(directory: str) -> CacheStore:
@@ -146,6 +146,10 @@ def _stored() -> Iterator[None]:
         yield
     except (StorageError, OSError) as error:
         raise CommandError(str(error)) from error
+
+
+def _entries(count: int) -> str:
+    return f"{count} entr{'y' if count == 1 else 'ies'}"
 
 
 def _size(text: str) -> int:

@@ -39,6 +39,7 @@ __all__ = ["Fingerprints", "code_fingerprint"]
 _CODE: Final = (
     Step, functools.partial, types.FunctionType, types.MethodType, types.BuiltinFunctionType,
 )  # fmt: skip
+_MUTABLE: Final = (list, dict, set, bytearray)
 _MAKING: Final = frozenset({"__init__", "__new__", "__post_init__", "__setstate__"})
 _CODE_FLAGS: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
@@ -105,12 +106,23 @@ class _Code:
     def _function(self, func: types.FunctionType) -> Iterator[bytes]:
         yield b"function"
         yield _code_digest(func.__code__)
-        yield from map(self._value, func.__defaults__ or ())
-        yield from self._named(func.__kwdefaults__ or {})
-        changed = changed_names(func.__code__) if func.__closure__ else frozenset()
+        changed = self._changed_by(func)
+        for name, value in _positional_defaults(func):
+            yield self._default(value, name in changed)
+        for name, value in sorted((func.__kwdefaults__ or {}).items()):
+            yield name.encode()
+            yield self._default(value, name in changed)
         for name, cell in zip(func.__code__.co_freevars, func.__closure__ or (), strict=True):
             yield name.encode()
             yield self._cell(cell, is_state=name in changed)
+
+    def _changed_by(self, func: types.FunctionType) -> frozenset[str]:
+        holds = func.__closure__ or func.__defaults__ or func.__kwdefaults__
+        return changed_names(func.__code__) if holds else frozenset()
+
+    def _default(self, value: Any, is_changed: bool) -> bytes:
+        # What is assigned to a parameter leaves its default as it was.
+        return _opaque(value) if is_changed and isinstance(value, _MUTABLE) else self._value(value)
 
     def _cell(self, cell: types.CellType, is_state: bool) -> bytes:
         try:
@@ -185,6 +197,12 @@ def _state_of(cls: type) -> set[str]:
         if isinstance(method, types.FunctionType) and name not in _MAKING
         for attribute in changed_attributes(method.__code__)
     }
+
+
+def _positional_defaults(func: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    code, defaults = func.__code__, func.__defaults__ or ()
+    names = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+    return zip(names, defaults, strict=True)
 
 
 def _is_code(value: Any) -> bool:

@@ -30,7 +30,7 @@ _ATTRIBUTES: Final = frozenset({"LOAD_METHOD", "LOAD_ATTR"})
 
 @functools.lru_cache(maxsize=4096)
 def changed_names(code: types.CodeType) -> frozenset[str]:
-    """The free variables that a function assigns to, or whose content it changes."""
+    """The free variables and parameters that a function assigns to, or whose content it changes."""
     tree = _tree_of(code)
     found = set(_assigned(code))
     if tree is None:
@@ -39,7 +39,8 @@ def changed_names(code: types.CodeType) -> frozenset[str]:
         for target in _changed_targets(tree):
             if isinstance(target, ast.Name):
                 found.add(target.id)
-    return frozenset(found.intersection(code.co_freevars))
+    parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    return frozenset(found.intersection((*code.co_freevars, *parameters)))
 
 
 @functools.lru_cache(maxsize=4096)

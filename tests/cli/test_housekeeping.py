@@ -120,7 +120,7 @@ def test_runs_that_are_finished_and_old_are_removed(commands: Commands, kept: Pa
     ended = prune(commands, kept)
     assert ended.exit_code == 0
     assert "removed old, " in ended.output
-    assert "removed 1 runs" in ended.output
+    assert "removed 1 run, " in ended.output
     assert not old.exists()
     assert young.exists()
 

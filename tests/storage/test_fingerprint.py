@@ -116,6 +116,16 @@ def test_what_a_function_changes_itself_is_state_and_does_not_count() -> None:
     first()
     assert code_fingerprint(first) == before
     assert code_fingerprint(calling([], {"a": {}}, [6])) != before
+
+    def with_defaults(calls: Any, rate: Any) -> Any:
+        def inner(calls: Any = calls, *, rate: Any = rate) -> Any:
+            rate *= 2
+            calls.append(rate)
+
+        return inner
+
+    assert code_fingerprint(with_defaults([], 1)) == code_fingerprint(with_defaults([1], 1))
+    assert code_fingerprint(with_defaults([], 1)) != code_fingerprint(with_defaults([], 2))
     assert code_fingerprint(lambda: [0].append(1)) == code_fingerprint(lambda: [0].append(1))
 
 
