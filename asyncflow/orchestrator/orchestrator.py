@@ -156,10 +156,15 @@ class PipelineOrchestrator:
         Raises:
             ConfigError: what a module names is not there, or a variable of the environment.
             CapacityError: a module asks for GPUs that can never be granted.
+            RunLocked: the pipeline is in progress elsewhere.
+            StorageError: what is recorded cannot be read, or nothing more be recorded; what there
+                is of results then is in :meth:`get_results`.
         """
         async with self.start(force_restart=force_restart) as run:
             result = await run.result()
         self._results = self._results_of(result)
+        if result.recording_error is not None:
+            raise result.recording_error
         return dict(self._results)
 
     def execute_sync(self, *, force_restart: bool = False) -> dict[str, Any]:

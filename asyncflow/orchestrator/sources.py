@@ -10,9 +10,8 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-
-import msgspec
 
 from asyncflow.graph.names import nearest
 from asyncflow.orchestrator.compiling import target_of
@@ -36,12 +35,6 @@ class _Missing(Exception):
     def __init__(self, sentence: str, *, certain: bool = True) -> None:
         super().__init__(sentence)
         self.certain = certain
-
-
-class _Names(msgspec.Struct):
-    """What a module binds at its top level: names, and for functions and classes their code."""
-
-    definitions: dict[str, Definition | None]
 
 
 def look_at_sources(loaded: Loaded, problems: Problems) -> list[str]:
@@ -87,7 +80,7 @@ def _definition_of(target: Target) -> Definition | None:
     if target.is_script and not file.is_file():
         beside = sorted(found.name for found in file.parent.glob("*.py"))
         raise _Missing(f"there is no file {target.place!r}{nearest(file.name, beside)}")
-    names = _names_in(file).definitions
+    names = _names_in(file)
     name, dot, _ = target.name.partition(".")
     if name not in names:
         raise _Missing(f"{target.place} has no {name!r}{nearest(name, names)}")
@@ -169,24 +162,40 @@ def _report_missing(dotted: str, places: Sequence[Path], *, certain: bool) -> No
 # -- reading files -----------------------------------------------------------------------
 
 
-def _names_in(file: Path) -> _Names:
+def _names_in(file: Path) -> dict[str, Definition | None]:
+    try:
+        found = file.stat()
+        return _read(file, found.st_mtime_ns, found.st_size)
+    except (OSError, ValueError) as error:
+        raise _Missing(f"{file.name} cannot be read: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _read(file: Path, modified_ns: int, length_bytes: int) -> dict[str, Definition | None]:
+    """The names of a file as it is: all modules of a pipeline may stand in one."""
     try:
         tree = ast.parse(file.read_bytes(), filename=str(file))
     except SyntaxError as error:
         raise _Missing(f"{file.name} is no Python: {error.msg} (line {error.lineno})") from error
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
+    except (RecursionError, MemoryError) as error:
         raise _Missing(f"{file.name} cannot be read: {error}") from error
-    if any(
-        isinstance(part, ast.Call)
-        and isinstance(part.func, ast.Name)
-        and part.func.id in _MAKES_NAMES
-        for part in ast.walk(tree)
-    ):
-        raise _Unknown
     names = _bound_in(tree.body)
-    if "*" in names or "__getattr__" in names:
+    if "*" in names or "__getattr__" in names or _makes_names(tree):
         raise _Unknown
-    return _Names(names)
+    return names
+
+
+def _makes_names(tree: ast.AST) -> bool:
+    """Whether something that runs on import may bind names that do not stand there."""
+    for part in ast.iter_child_nodes(tree):
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        called = part.func if isinstance(part, ast.Call) else None
+        if isinstance(called, ast.Name) and called.id in _MAKES_NAMES:
+            return True
+        if _makes_names(part):
+            return True
+    return False
 
 
 def _bound_in(body: Iterable[ast.stmt]) -> dict[str, Definition | None]:

@@ -19,7 +19,9 @@ from asyncflow import (
 )
 from asyncflow.errors import ConfigError
 from asyncflow.orchestrator import PipelineOrchestrator
+from asyncflow.orchestrator.knots import Problems
 from asyncflow.orchestrator.orchestrator import Cleanup
+from asyncflow.orchestrator.sources import look_at_sources
 from tests.orchestrator.projects import Project
 
 
@@ -576,3 +578,30 @@ def test_sequential_mode_keeps_the_order_and_the_failure_policy(
     )
     assert project.read("order.txt") == ("ab" if policy == "fail_fast" else "abd")
     assert isinstance(results["c"], DependencyError)
+
+
+# -- what is known of source that is not run -------------------------------------------------
+
+SOURCES = {
+    "import os\nif os.name:\n    class A:\n        def run(self, c): ...\n": True,
+    "try:\n    from nowhere import A\nexcept ImportError:\n    A = None\n": True,
+    "for A in (1,): pass\n": True,
+    "def decorate(c): return c\n@decorate\nclass A: ...\n": True,
+    "from nowhere import *\n": True,
+    "def __getattr__(name): ...\n": True,
+    "globals()['A'] = 1\n": True,
+    "def make():\n    setattr(make, 'A', 1)\n": False,
+    "class B:\n    A = 1\n": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize("source, expected", SOURCES.items())
+def test_only_what_cannot_be_there_is_said_to_be_missing(
+    project: Project, source: str, expected: bool
+) -> None:
+    project.write("looked_at.py", source)
+    orchestrator = project.orchestrator(pipeline('{name: m, path: "looked_at:A"}'))
+    problems = Problems()
+    look_at_sources(orchestrator.loaded, problems)
+    assert (not problems) is expected

@@ -229,6 +229,45 @@ async def test_a_run_that_is_in_progress_is_not_started_twice(project: Project, 
             await second.execute()
 
 
+FULL_DISK = """
+import resource
+from asyncflow.errors import StorageError
+from asyncflow.orchestrator import PipelineOrchestrator
+
+orchestrator = PipelineOrchestrator("pipeline.yaml")
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+try:
+    orchestrator.execute_sync()
+except StorageError as error:
+    print(type(error).__name__, "journal" in str(error), orchestrator.get_module_result("small"))
+"""
+
+
+def test_a_run_that_can_not_be_recorded_any_more_raises(project: Project) -> None:
+    pytest.importorskip("resource", reason="the limit of file sizes is Unix's")
+    project.write("m.py", "def small(c): return 1\ndef large(c): return b'x' * 40_000\n")
+    project.write(
+        "pipeline.yaml",
+        """
+        pipeline:
+          name: full
+          modules:
+            - {name: small, script: "m.py:small"}
+            - {name: large, script: "m.py:large", depends_on: [small]}
+        """,
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL_DISK],
+        cwd=project.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.stdout == "StorageError True 1\n", ended.stderr
+
+
 # -- killed ----------------------------------------------------------------------------------
 
 KILLED_MODULES = {
