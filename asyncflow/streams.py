@@ -147,7 +147,8 @@ def stream_map(
         source: an iterable, read on the event loop; or an async iterable, read in a task of
             its own and closed (``aclose``) at the end.
         concurrency: how many calls at once; in threads never more than the runtime's
-            ``max_threads``. A call that waits for its next try counts.
+            ``max_threads``, in processes (a step with ``lane="process"``) never more than 32. A
+            call that waits for its next try counts.
         ordered: yield in the order of the source, else as calls end.
         on_error: ``"raise"``: the first error stops the source, cancels what is in progress,
             waits for it and is raised. ``"yield"``: every :class:`Exception` of a call takes

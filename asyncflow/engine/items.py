@@ -24,6 +24,7 @@ from asyncflow.step import Step
 __all__ = ["Bounds", "ItemCall", "ItemCalls", "Work"]
 
 _MAX_ABANDONED = 32
+_MOST_PROCESSES = 32
 _CANCELS_IN_A_TURN = 256
 _LOGGER = logging.getLogger("asyncflow")
 
@@ -64,6 +65,12 @@ class ItemCall(Call, eq=False):
     abandoned: bool = False
     keys: Keys | None = None
     lease: Lease | None = None
+    run: ItemCalls | None = None
+
+    def began(self) -> None:
+        """A worker process begins with it: its timeout counts from now on."""
+        if self.run is not None and self.timer is None:
+            self.run.count_time(self)
 
     def drop_timer(self) -> None:
         """Forget the timer, whether it has gone off or not."""
@@ -114,14 +121,18 @@ class ItemCalls:
         clock = clock_of(self._loop)
         threads = bounds.max_threads or work.concurrency
         self._lanes = surroundings.lanes(
-            self._loop, clock, max_threads=threads, max_processes=work.concurrency
+            self._loop, clock, max_threads=threads, max_processes=_MOST_PROCESSES
         )
         inline = self._lanes["inline"]
         assert isinstance(inline, InlineLane)
         self._lane: Lane = inline
         self._start: Callable[[Call], None] = inline.start
         self.most = work.concurrency
-        if work.step.is_coroutine:
+        if work.step.lane == "process":
+            self._lane = self._lanes["process"]
+            self._start = self._lane.start
+            self.most = min(work.concurrency, _MOST_PROCESSES)
+        elif work.step.is_coroutine:
             self._start = inline.start_coroutine
         elif work.step.lane != "inline":
             self._lane = self._lanes["thread"]
@@ -176,14 +187,20 @@ class ItemCalls:
             step.is_coroutine,
             place=place,
             number=number,
+            run=self,
         )
 
     def _go(self, call: ItemCall) -> None:
-        seconds = self._work.timeout_seconds
-        if seconds is not None:
-            call.timer = self._loop.call_later(seconds, self._time_out, call)
+        if not self._lane.tells_begin:
+            self.count_time(call)
         self._start(call)
         self.pace.started(call)
+
+    def count_time(self, call: ItemCall) -> None:
+        """The timeout of a call counts from now on."""
+        seconds = self._work.timeout_seconds
+        if seconds is not None and not call.cancel_requested:
+            call.timer = self._loop.call_later(seconds, self._time_out, call)
 
     def _go_again(self, call: ItemCall) -> None:
         """The back-off is over."""
@@ -285,6 +302,9 @@ class ItemCalls:
     def _abandon(self, call: ItemCall) -> None:
         """Go on without a call that ignored its cancel; it may run on."""
         call.drop_timer()
+        if self._lane.kill(call):
+            call.timer = self._loop.call_later(self.grace_seconds, self._abandon, call)
+            return
         call.abandoned = True
         self._abandoned.add(call)
         self._lane.abandon(call)

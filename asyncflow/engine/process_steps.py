@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from asyncflow.engine.capacity import Demand
 from asyncflow.engine.record import RunRecord
 from asyncflow.errors import GraphError
@@ -15,8 +17,10 @@ def admit_processes(run: RunRecord) -> None:
     """See that all that goes to processes can, and what it takes.
 
     Raises:
-        GraphError: a step wants a service, or its function cannot be sent.
+        GraphError: a step wants a service, its function cannot be sent, or this is Windows.
     """
+    if sys.platform == "win32":
+        raise GraphError("the process lane does not work on Windows; use lane='thread'")
     graph = run.graph
     problems = service_problems(graph, run.lane_of, run.services)
     if run.backend == "process":

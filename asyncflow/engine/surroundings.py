@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -71,6 +72,8 @@ class Surroundings:
         """The lanes of a runtime, by name."""
 
         def process_lane() -> Lane:
+            if sys.platform == "win32":
+                raise RuntimeError("the process lane does not work on Windows; use lane='thread'")
             from asyncflow.lanes.process.lane import ProcessLane
 
             return ProcessLane(loop, clock, max_workers=max_processes)

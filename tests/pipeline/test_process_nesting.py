@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from asyncflow import (
     StepContext,
     StepFailed,
     step,
+    stream_map,
 )
 
 
@@ -166,3 +169,28 @@ async def test_a_caller_that_dies_takes_its_nest_along() -> None:
         result = await Pipeline("p", steps=[calls]).run(runtime=runtime)
     assert result.step_results["calls"].status is NodeState.FAILED
     assert result.step_results["calls/sleeps"].status is NodeState.CANCELLED
+
+
+# -- streams -------------------------------------------------------------------------------
+
+
+async def test_a_stream_is_mapped_in_processes() -> None:
+    found = [value async for value in stream_map(leaf, range(20), concurrency=2)]
+    assert [number for number, _ in found] == list(range(20))
+    pids = {pid for _, pid in found}
+    assert os.getpid() not in pids
+    assert len(pids) == 2
+
+
+async def test_a_call_of_a_stream_that_hangs_is_killed_and_tried_again(tmp_path: Path) -> None:
+    @step(lane="process", timeout=0.3, retry=1)
+    def hangs_once(number: int) -> int:
+        mark = os.path.join(str(tmp_path), str(number))
+        if number == 3 and not os.path.exists(mark):
+            open(mark, "w").close()
+            time.sleep(30)
+        return number
+
+    async with Runtime(grace_seconds=0.05) as runtime:
+        stream = stream_map(hangs_once, range(6), concurrency=2, runtime=runtime)
+        assert [value async for value in stream] == list(range(6))

@@ -29,6 +29,7 @@ from asyncflow import (
     RunTimeout,
     StepContext,
     StepTimeout,
+    WorkerDied,
     step,
 )
 from asyncflow.events import AnyEvent, NodeFinished, NodeProgress, NodeRetrying, NodeStarted
@@ -561,3 +562,30 @@ def test_work_nested_in_a_sync_step_runs_in_virtual_time() -> None:
         assert result.duration_seconds == DAY_SECONDS
         log.add(virtual.event_log())
     assert len(log) == 1
+
+
+# -- processes -----------------------------------------------------------------------------
+
+
+def test_process_steps_take_virtual_time_and_start_no_process() -> None:
+    pids = []
+
+    @step(lane="process", retry=1)
+    def crunch() -> int:
+        pids.append(os.getpid())
+        return 7
+
+    @step(lane="process")
+    async def rest(crunch: int) -> int:
+        await asyncio.sleep(3600)
+        return crunch
+
+    virtual = VirtualRuntime(
+        durations={"crunch": 600}, failures={"crunch": [WorkerDied("gone", signal=9), None]}
+    )
+    result = virtual.run(Pipeline("p", steps=[crunch, rest]))
+    assert result["rest"] == 7
+    assert result.step_results["crunch"].attempts == 2
+    assert {found.lane for found in result.step_results.values()} == {"process"}
+    assert pids == [os.getpid()]
+    assert virtual.clock >= 600 + 3600

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -115,8 +114,6 @@ class ProcessLane(Lane):
                 return
 
     def _spawn(self, kind: WorkerKind) -> WorkerHandle:
-        if sys.platform == "win32":
-            raise OSError("the process lane does not work on Windows; use lane='thread'")
         self._spawned += 1
         name = f"{self._worker_name}-{self._spawned}"
         worker = WorkerHandle(self._loop, name, kind, self._told, self._died)
