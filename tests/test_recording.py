@@ -24,6 +24,7 @@ from asyncflow import (
     step,
 )
 from asyncflow.events import RunStarted
+from asyncflow.testing import VirtualRuntime
 from tests.recording import Host, cut_off, until
 
 
@@ -307,6 +308,7 @@ async def test_a_value_that_is_not_taken_is_made_again(host: Host) -> None:
 # -- hosts that die ------------------------------------------------------------------------------
 
 
+@pytest.mark.both_loops
 async def test_what_was_acknowledged_is_not_run_again(host: Host) -> None:
     stuck = asyncio.Event()
 
@@ -346,6 +348,7 @@ async def test_retries_go_on_with_the_next_attempt(host: Host) -> None:
     assert result.step_results["flaky"].attempts == 4
 
 
+@pytest.mark.both_loops
 async def test_a_group_goes_on_in_its_middle(host: Host) -> None:
     @step(execution_group="g", outputs=["one"])
     async def one() -> int:
@@ -599,6 +602,7 @@ async def test_the_usual_directory_is_named_when_it_is_first_used(
 # -- events and what is left to do ---------------------------------------------------------------
 
 
+@pytest.mark.both_loops
 async def test_a_late_reader_is_told_everything_once(host: Host) -> None:
     pipeline = diamond(host)
     async with Runtime(directory=host.directory) as runtime:
@@ -673,3 +677,28 @@ async def test_where_nothing_was_recorded_nothing_is_left(tmp_path: Path) -> Non
     async with Runtime(directory=tmp_path / "nothing") as runtime:
         assert runtime.unfinished() == []
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_virtual_run_is_recorded_if_it_asks_for_it(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+
+    @step(outputs=["slept"])
+    async def sleep_long() -> int:
+        host.called("sleep_long")
+        await asyncio.sleep(86_400)
+        return 1
+
+    @step(retry=2)
+    async def flaky(slept: int, context: StepContext) -> int:
+        host.called("flaky")
+        if context.attempt < 3:
+            raise ConnectionError("not yet")
+        return slept + 1
+
+    pipeline = Pipeline("virtual", steps=[sleep_long, flaky])
+    options: dict[str, Any] = {"run_id": "nightly", "checkpoint": tmp_path / "kept"}
+    virtual = VirtualRuntime(seed=1)
+    assert virtual.run(pipeline, **options)["flaky"] == 2
+    assert virtual.clock > 86_400
+    assert VirtualRuntime(seed=2).run(pipeline, **options).resumed
+    assert host.calls == {"sleep_long": 1, "flaky": 3}

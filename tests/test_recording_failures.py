@@ -181,6 +181,40 @@ async def test_a_slow_sync_holds_nobody_but_who_depends_on_it(
     assert result["second"] == 1
 
 
+async def test_a_disk_slower_than_the_steps_holds_them_back(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncflow.engine.scheduler._MOST_UNRECORDED", 20)
+    entered, released = threading.Event(), threading.Event()
+    real = RealFile.write
+
+    def slow(self: RealFile, part: Any) -> int:
+        entered.set()
+        assert released.wait(20)
+        return real(self, part)
+
+    @step
+    async def small() -> int:
+        host.called("small")
+        return 1
+
+    pipeline = Pipeline("many")
+    for number in range(500):
+        pipeline.add_step(small, name=f"small{number}")
+    async with pipeline.start(run_id="nightly", checkpoint=host.directory) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(RealFile, "write", slow)
+            await asyncio.to_thread(entered.wait, 20)
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            held_back = host.calls["small"]
+            released.set()
+            result = await run.result()
+    assert 20 <= held_back < 100
+    assert result.success
+    assert host.calls["small"] == 500
+
+
 async def test_a_directory_that_cannot_be_made_is_said_before_the_first_step(
     host: Host, tmp_path: Path
 ) -> None:

@@ -46,6 +46,8 @@ __all__ = ["Scheduler"]
 TURN_SECONDS = 0.002
 # Completions and starts are handled this many at a time between two looks at the clock.
 _CHUNK = 16
+# A run that has so many ended nodes that are not recorded yet starts no more.
+_MOST_UNRECORDED = 8192
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 2048
 # A single task that somebody cancelled before its first step is noticed this much later.
 _LOOK_SECONDS = 0.1
@@ -138,8 +140,11 @@ class Scheduler:
             self.loop.call_soon(self._turn, context=self.context)
 
     def turn_now(self) -> None:
-        """Make a turn at once, unless one comes anyway: a turn of the loop less to wait."""
-        if not self._scheduled and not self.batch:
+        """Make a turn at once, unless one comes anyway: a turn of the loop less to wait.
+
+        Not with eager tasks: the first steps of what starts would run inside the caller.
+        """
+        if not self._scheduled and not self.batch and not self.eager:
             self._scheduled = True
             self._turn()
         else:
@@ -356,6 +361,11 @@ class Scheduler:
         """Take on ready units of the run whose turn it is: one, or all if it is alone."""
         with_ready = self.with_ready
         ready = run.frontier.ready
+        if run.recorder is not None and run.recorder.ending >= _MOST_UNRECORDED:
+            # The disk is slower than the steps. Each acknowledged end takes the run up again.
+            with_ready.remove(run)
+            run.queued = False
+            return 0
         if len(with_ready) > 1:
             with_ready.rotate(-1)
             room = 1
