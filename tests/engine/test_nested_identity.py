@@ -131,6 +131,21 @@ async def test_a_nested_step_is_tried_again_as_it_says_and_each_try_is_told() ->
     assert told == [("parent/flaky", 1), ("parent/flaky", 2)]
 
 
+@virtual_time
+async def test_a_nested_step_takes_named_limits_like_any_other() -> None:
+    limited = double.with_options(limits={"api": 1})
+
+    @step
+    async def parent(context: StepContext) -> list[int]:
+        return await context.map(limited, [1, 2, 0.5], key=str) + [
+            await context.call(limited, 0, key="last")
+        ]
+
+    async with Runtime(limits={"api": 1}) as runtime:
+        result = await Pipeline("p", steps=[parent]).run(runtime=runtime)
+    assert (result["parent"], now()) == ([2, 4, 1, 0], 3.5)
+
+
 @pytest.mark.parametrize("number, value", [(1, 2), (7, None)])
 @virtual_time
 async def test_a_condition_decides_whether_a_nested_step_runs(
