@@ -16,57 +16,21 @@ from anyio.to_process import run_sync
 from asyncflow import Pipeline, Runtime, Step, step
 from benchmarks.by_hand import by_hand
 from benchmarks.graphs import fan_out, pipeline_of
+from benchmarks.plain_functions import (
+    add_one,
+    add_up,
+    all_in_turn,
+    compute,
+    make_array,
+    make_large,
+    no_op,
+)
 from benchmarks.report import Goal, Row
 from benchmarks.sampling import Scale, compare, compare_async, run_in
 
 __all__ = ["measure_process_lane", "measure_process_start", "measure_process_values"]
 
 WORKERS = 2
-ARRAY_BYTES = 2**20
-LARGE_BYTES = 100 * 2**20
-MILLISECOND = 0.001
-
-
-def no_op() -> int:
-    """A function that does nothing."""
-    return 1
-
-
-def compute(_: int = 0) -> int:
-    """Keep a CPU busy for a millisecond of this process's own time."""
-    turns, until = 0, time.process_time() + MILLISECOND
-    while time.process_time() < until:
-        turns += 1
-    return turns
-
-
-def make_array() -> Any:
-    """An array of a megabyte."""
-    import numpy
-
-    return numpy.ones(ARRAY_BYTES // 8)
-
-
-def make_large() -> Any:
-    """An array of 100 MB."""
-    import numpy
-
-    return numpy.ones(LARGE_BYTES // 8)
-
-
-def add_one(large: Any) -> Any:
-    """The array itself, changed in place: what is measured is the passing on."""
-    large += 1
-    return large
-
-
-def add_up(larger: Any) -> float:
-    """The sum of the array."""
-    return float(larger.sum())
-
-
-def _functions_in_turn() -> float:
-    return add_up(add_one(make_large()))
 
 
 def _in_process(func: Callable[..., Any], **options: Any) -> Step[..., Any]:
@@ -162,7 +126,7 @@ async def _compare_values(scale: Scale) -> list[Row]:
                 return [float(array.sum()) for array in arrays]
 
             async def in_turn() -> float:
-                return await _submit(pool, _functions_in_turn)
+                return await _submit(pool, all_in_turn)
 
             grouped = run_in(runtime, group)
             await _warm_up(ours, reference, grouped, in_turn)
