@@ -38,7 +38,9 @@ def graph_of(loaded: Loaded, calls: Sequence[ModuleCall]) -> Graph:
     """The graph of a pipeline, with one call for each module."""
     config = loaded.config
     nodes = (_node_of(config, *both) for both in zip(config.modules, calls, strict=True))
-    return compile_graph(Blueprint(config.name, tuple(nodes)))
+    # All are asked for: of a group in a worker no value would come back that only it consumes.
+    names = tuple(entry.name for entry in config.modules)
+    return compile_graph(Blueprint(config.name, tuple(nodes), outputs=names))
 
 
 def calls_to_run(

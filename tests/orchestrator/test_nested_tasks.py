@@ -57,6 +57,40 @@ def test_recursion_on_one_cpu_ends_with_the_right_sum(project: Project, worker_t
     assert project.execute(text) == {"m": 1 + depth * sum(range(7))}
 
 
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+def test_modules_that_nest_at_the_same_time_all_end_on_one_cpu(
+    project: Project, worker_type: str, mode: str
+) -> None:
+    project.write(
+        "m.py",
+        """
+        def tree(context):
+            def level(depth):
+                if depth == 0:
+                    return 1
+                tasks = [lambda: level(depth - 1)] * 2 + [lambda: 1]
+                return sum(context.execute_tasks(tasks))
+            return level(2)
+
+        async def coroutine(context):
+            async def level(depth):
+                if depth == 0:
+                    return 1
+                tasks = [lambda: level(depth - 1)] * 2 + [lambda: 1]
+                return sum(await context.execute_tasks_async(tasks))
+            return await level(2)
+        """,
+    )
+    names = {"a": "tree", "b": "tree", "c": "coroutine", "g1": "tree", "g2": "coroutine"}
+    modules = "".join(
+        f'    - {{name: {name}, script: "m.py:{function}"'
+        + (", execution_group: g}\n" if name.startswith("g") else "}\n")
+        for name, function in names.items()
+    )
+    text = pipeline(worker_type, mode=mode).partition("  modules:")[0]
+    assert project.execute(f"{text}  modules:\n{modules}") == dict.fromkeys(names, 7)
+
+
 def test_one_level_more_is_refused(project: Project, worker_type: str) -> None:
     project.write("m.py", RECURSION)
     depth = levels(worker_type)

@@ -376,6 +376,7 @@ def test_modules_of_one_group_share_a_worker(project: Project, worker_type: str)
         )
     )
     assert results["b"] is True
+    assert len(results["a"]) == 2  # it comes back, though only its own group needs it
 
 
 # -- methods ---------------------------------------------------------------------------------
