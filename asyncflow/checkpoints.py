@@ -82,6 +82,7 @@ class Checkpoint(msgspec.Struct):
         record.warnings += [*([journal.cut] if journal.cut else []), *_told(self.changes)]
         for first in self._first_records(scheduler):
             recorder.put(first)
+        journal.memory.let_go()
 
     def _give_back(self) -> None:
         finished = self.journal.memory.finished
@@ -128,7 +129,9 @@ class Checkpoint(msgspec.Struct):
             yield self.inputs
         else:
             yield Restored(len(self.record.resumed), self.changes.dropped)
-        plan = _plan_of(graph, self.fingerprints)
+        # Below what changed nothing counts any more, also what is no part of this life.
+        absent = [] if self.changes.dropped else sorted(graph.absent & memory.nodes.keys())
+        plan = _plan_of(graph, self.fingerprints, absent)
         if memory.plan is None or not _is_same(plan, memory.plan):
             yield plan
 
@@ -201,6 +204,8 @@ class Checkpoints:
     ) -> Checkpoint:
         own_version()  # here, in the thread: it reads files
         codecs, memory = self._storage.make_codecs(directory), journal.memory
+        if memory.life is not None:
+            _refuse_another(memory.life, request.graph, run_id)
         inputs = encode_inputs(request, codecs, journal.blobs)
         values = Values(codecs, journal.blobs)
         if memory.inputs is not None:
@@ -251,6 +256,15 @@ def _close_unwanted(opening: asyncio.Future[Checkpoint]) -> None:
 # -- changes -----------------------------------------------------------------------------------
 
 
+def _refuse_another(life: Life, graph: Graph, run_id: str) -> None:
+    if life.pipeline != graph.name:
+        raise RunConflict(
+            f"there is a run {run_id!r} of pipeline {life.pipeline!r}, not of {graph.name!r}; "
+            "take another run id, or on_existing='restart'",
+            run_id=run_id,
+        )
+
+
 def _refuse_changes(request: RunRequest, run_id: str, changes: Changes) -> None:
     if request.on_change == "refuse" and changes.changed:
         raise RunConflict(
@@ -293,14 +307,19 @@ def _is_over(graph: Graph, memory: RunMemory, changes: Changes) -> bool:
 
 
 def _is_same(plan: Plan, known: Plan) -> bool:
-    return plan.names == known.names and plan.fingerprints == known.fingerprints
+    return (plan.names, plan.fingerprints, plan.absent) == (
+        known.names,
+        known.fingerprints,
+        known.absent,
+    )
 
 
-def _plan_of(graph: Graph, fingerprints: list[bytes]) -> Plan:
+def _plan_of(graph: Graph, fingerprints: list[bytes], absent: list[str]) -> Plan:
     units = graph.units
     return Plan(
         [node.name for node in graph.nodes],
         fingerprints,
         [list(parents) for parents in graph.parents],
         [(group.group_name, list(units.members_of(unit))) for unit, group in units.groups.items()],
+        absent,
     )

@@ -150,6 +150,39 @@ async def test_a_step_that_goes_and_comes_back_starts_anew(host: Host) -> None:
     assert host.calls == {"base": 1, "above": 1}
 
 
+async def test_a_part_of_a_run_leaves_the_rest_as_it_was(host: Host) -> None:
+    await host.run(diamond(host))
+    part = await host.run(diamond(host), targets=["left"])
+    assert part["least"] == 1
+    assert not host.calls
+    whole = await host.run(diamond(host))
+    assert whole["join"] == (1, 3)
+    assert not host.calls
+
+
+async def test_a_change_in_a_part_counts_for_the_rest(host: Host) -> None:
+    await host.run(diamond(host))
+
+    @step(outputs=["least"])
+    async def left(numbers: list[int]) -> int:
+        host.called("left")
+        return min(numbers) - 10
+
+    changed = diamond(host).with_steps({"left": left})
+    await host.run(changed, targets=["left"])
+    assert host.calls == {"left": 1}
+    whole = await host.run(changed)
+    assert whole["join"] == (-9, 3)
+    assert host.calls["left"] == 0
+    assert host.calls["join"] == 1
+
+
+async def test_another_pipeline_is_a_conflict(host: Host) -> None:
+    await host.run(diamond(host))
+    with pytest.raises(RunConflict, match="of pipeline 'diamond', not of 'doubling'"):
+        await host.run(doubling(host), inputs={"number": 1})
+
+
 # -- inputs --------------------------------------------------------------------------------------
 
 

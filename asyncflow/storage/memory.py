@@ -185,7 +185,7 @@ class RunMemory:
         if len(record.fingerprints) != len(record.names):
             raise ValueError("the plan has not one fingerprint for each node")
         if self.plan is not None:
-            self._forget_removed(set(record.names))
+            self._forget_removed({*record.names, *record.absent})
         self.plan = record
         self._names = dict(enumerate(record.names))
         self._by_number = {}
@@ -212,6 +212,10 @@ class RunMemory:
                 return True
             memory = above
         return False
+
+    def let_go(self) -> None:
+        """Forget the nodes, whose values may be large; who needs them has taken them."""
+        self.nodes, self._by_number, self._names = {}, {}, {}
 
     def _begin_life(self, record: Life) -> None:
         if self.life is None:

@@ -66,12 +66,17 @@ class Life(_Record, tag=0):
 
 
 class Plan(_Record, tag=1):
-    """The graph by number: names, fingerprints and parents of its nodes, names of its groups."""
+    """The graph by number: names, fingerprints and parents of its nodes, names of its groups.
+
+    ``absent`` names nodes of the pipeline that are no part of this life, and whose ends still
+    count; what is named nowhere is gone.
+    """
 
     names: list[str]
     fingerprints: list[bytes]
     parents: list[list[int]]
     groups: list[tuple[str, list[int]]]
+    absent: list[str] = []
 
 
 class Inputs(_Record, tag=2):
