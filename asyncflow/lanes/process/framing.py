@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncflow.lanes.flow import sending_to_workers
@@ -9,15 +12,18 @@ from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.functions import FunctionTable
 from asyncflow.lanes.process.payload import Parcel, pack
 from asyncflow.lanes.process.refusals import unsendable_arguments
+from asyncflow.lanes.process.sender import Rights
 from asyncflow.pickling.sending import dumps
 
 if TYPE_CHECKING:
     from asyncflow.lanes.lane import Call
     from asyncflow.lanes.process.worker_handle import WorkerHandle
 
-__all__ = ["Framer", "Letter"]
+__all__ = ["Framer", "Letter", "if_not_written"]
 
 _MOST_KNOWN = 500
+# Written in a millisecond or two.
+_LONG_BYTES = 4 << 20
 
 
 class Letter(NamedTuple):
@@ -25,13 +31,21 @@ class Letter(NamedTuple):
 
     number: int
     frame: wire.Run
-    descriptor: int | None
+    descriptor: Rights
 
 
 class Framer:
-    """Numbers calls, and sends each worker each function once."""
+    """Numbers calls, and sends each worker each function once.
 
-    def __init__(self) -> None:
+    What takes longer to write to memory than the loop should be held is written by a thread.
+
+    Args:
+        loop: the running event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._writers: ThreadPoolExecutor | None = None
         self._functions = FunctionTable()
         self._last_number = 0
         self._chains = 0
@@ -52,7 +66,7 @@ class Framer:
             parcel = _packed(call, worker)
         except Exception as error:
             raise unsendable_arguments(call, error) from error
-        descriptor = parcel.write() if parcel.parts else None
+        descriptor = self._written(parcel) if parcel.parts else None
         new = []
         if function.number not in worker.known:
             if len(worker.known) >= _MOST_KNOWN:
@@ -73,6 +87,31 @@ class Framer:
             worker.chain,
         )
         return Letter(number, frame, descriptor)
+
+    def _written(self, parcel: Parcel) -> Rights:
+        if parcel.large_bytes < _LONG_BYTES:
+            return parcel.write()
+        if self._writers is None:
+            self._writers = ThreadPoolExecutor(1, "asyncflow-memory")
+        return self._loop.run_in_executor(self._writers, parcel.write)
+
+    def close(self) -> None:
+        """End the thread, once what it writes is written."""
+        if self._writers is not None:
+            self._writers.shutdown(cancel_futures=True)
+            self._writers = None
+
+
+def if_not_written(rights: Rights, then: Callable[[BaseException], None]) -> None:
+    """Have something called with the error, if what belongs to a frame cannot be written."""
+
+    def look(written: asyncio.Future[int | None]) -> None:
+        error = asyncio.CancelledError() if written.cancelled() else written.exception()
+        if error is not None:
+            then(error)
+
+    if isinstance(rights, asyncio.Future):
+        rights.add_done_callback(look)
 
 
 def _packed(call: Call, worker: WorkerHandle) -> Parcel:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from asyncflow.lanes.lane import Call, Lane, LaneStatistics
 from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.deaths import Death, worker_died
-from asyncflow.lanes.process.framing import Framer
+from asyncflow.lanes.process.framing import Framer, if_not_written
 from asyncflow.lanes.process.guardian import Guardian
 from asyncflow.lanes.process.host_logging import handle_record
 from asyncflow.lanes.process.nests import Nests
@@ -70,7 +71,7 @@ class ProcessLane(Lane):
         self._ending: set[WorkerHandle] = set()
         self._waiting = 0  # workers whose calls only wait for their nests
         self._lost: set[WorkerHandle] = set()
-        self._framer = Framer()
+        self._framer = Framer(loop)
         self._queues = QueueWatch(loop, self._workers)
         self._nests = Nests(loop)
         self._guardian = Guardian()
@@ -130,6 +131,7 @@ class ProcessLane(Lane):
             return
         is_first = not worker.calls
         worker.calls[number] = call
+        if_not_written(descriptor, partial(self._not_written, worker, number))
         if is_first:
             worker.work.send(frame, descriptor)
             if worker.started:
@@ -137,6 +139,16 @@ class ProcessLane(Lane):
         else:
             worker.work.send_soon(frame, descriptor)
             self._queues.look_soon()
+
+    def _not_written(self, worker: WorkerHandle, number: int, error: BaseException) -> None:
+        """Report a call whose arguments found no room in memory."""
+        worker.known.clear()  # what was to go with it
+        call = worker.calls.pop(number, None)
+        if number in worker.ahead:
+            worker.ahead[number].error, worker.ahead[number].over = error, True
+        elif call is not None:
+            self._free(worker)
+            self._refuse(call, error)
 
     def _begins(self, call: Call) -> None:
         call.started = self._clock()  # until the worker says better
@@ -265,8 +277,8 @@ class ProcessLane(Lane):
         if worker.is_gone or worker.retiring or worker.lost or worker.worn or worker.reserved:
             return False
         like: Any = call
-        others: Any = worker.calls.values()
-        return all(other.convoy is like.convoy for other in others)
+        first: Any = next(iter(worker.calls.values()), like)
+        return bool(first.convoy is like.convoy)
 
     # -- ahead of their turn ---------------------------------------------------------------
 
@@ -279,6 +291,7 @@ class ProcessLane(Lane):
                 break
             call.handle = worker
             worker.ahead[number] = call
+            if_not_written(descriptor, partial(self._not_written, worker, number))
             worker.work.send_soon(frame, descriptor)
             sent += 1
         worker.work.flush()
@@ -317,12 +330,7 @@ class ProcessLane(Lane):
             worker.control.send(wire.Cancel(number, worker.chain))
         if worker.ahead:
             self._framer.renew_chain(worker)
-            self._loop.call_later(_DROP_SECONDS, self._kill_if_busy, worker, set(worker.ahead))
-
-    def _kill_if_busy(self, worker: WorkerHandle, numbers: set[int]) -> None:
-        """What was sent ahead goes on though nobody wants it."""
-        if not worker.is_gone and worker.current in numbers.intersection(worker.ahead):
-            worker.kill()
+            self._loop.call_later(_DROP_SECONDS, worker.kill_if_busy, set(worker.ahead))
 
     # -- ends --------------------------------------------------------------------------------
 
@@ -470,6 +478,7 @@ class ProcessLane(Lane):
 
     def close(self) -> None:
         self._closed = True
+        self._framer.close()
         for worker in (*self._workers, *self._ending, *self._lost):
             calls, worker.calls, worker.ahead = worker.calls, {}, {}
             worker.end_now()

@@ -201,6 +201,11 @@ class WorkerHandle:
             self.killed = True
             _kill_group(self.pid)
 
+    def kill_if_busy(self, numbers: set[int]) -> None:
+        """End it if it goes on with what was sent ahead though nobody wants that."""
+        if not self.is_gone and self.current in numbers.intersection(self.ahead):
+            self.kill()
+
     def _look(self) -> None:
         """See whether it has ended: its channel has, or the kernel says so."""
         if self.is_gone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import functools
 import os
 import signal
@@ -247,3 +248,49 @@ async def test_a_stubborn_call_is_killed(
     await reports.wait_for(1)
     assert isinstance(call.error, asyncio.CancelledError)
     assert not lane.kill(call)
+
+
+# -- large values ------------------------------------------------------------------------
+
+
+def length_of(data: bytes, extra: int = 0) -> int:
+    return len(data) + extra
+
+
+async def test_what_is_large_is_written_beside_the_loop_and_keeps_its_place(
+    reports: Reports,
+) -> None:
+    lane = make_lane(max_workers=1)
+    large = bytes(32 << 20)
+    first = make_call(length_of, reports, large)
+    lane.start(first)
+    lane.start(make_call(length_of, reports, b"behind", worker=first.worker))
+    await reports.wait_for(2)
+    assert [call.value for call in reports.calls] == [32 << 20, 6]
+    lane.close()
+
+
+async def test_a_lane_closes_while_something_large_is_written(reports: Reports) -> None:
+    lane = make_lane(max_workers=1)
+    lane.start(make_call(length_of, reports, bytes(64 << 20)))
+    lane.close()
+    await reports.wait_for(1)
+    assert isinstance(reports.calls[0].error, asyncio.CancelledError)
+
+
+async def test_no_memory_for_what_is_large_fails_the_call_and_no_more(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lane = make_lane(max_workers=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", refuse)
+        lane.start(make_call(length_of, reports, bytes(32 << 20)))
+        await reports.wait_for(1)
+    assert isinstance(reports.calls[0].error, OSError)
+    lane.start(make_call(length_of, reports, bytes(32 << 20), 1))
+    await reports.wait_for(2)
+    assert reports.calls[1].value == (32 << 20) + 1
+    lane.close()
