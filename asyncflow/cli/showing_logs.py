@@ -14,7 +14,7 @@ import typer
 from asyncflow.cli.endings import CommandError
 from asyncflow.cli.files import LaidOver, is_pipeline_file, load_orchestrator
 from asyncflow.graph.names import nearest
-from asyncflow.orchestrator.logs import LOGS, backups_of, file_name_of, logs_in
+from asyncflow.orchestrator.logs import LOGS, backups_of, file_name_of, logs_in, module_of
 from asyncflow.progress import shown
 from asyncflow.storage.layout import RUNS, folder_of
 
@@ -44,7 +44,7 @@ class Logs:
 
     def prefix(self, file: Path) -> str:
         """What lines of a log begin with."""
-        return f"{file.stem}: " if self._module is None else ""
+        return f"{module_of(file)}: " if self._module is None else ""
 
 
 def logs_of(run: str, module: str | None, directory: Path) -> Logs:
@@ -61,7 +61,7 @@ def logs_of(run: str, module: str | None, directory: Path) -> Logs:
         raise CommandError(f"run {run!r} has no logs: no module has said anything, or none is kept")
     found = Logs(folder, module)
     if module is not None and not found.files():
-        known = [file.stem for file in logs_in(folder)]
+        known = [module_of(file) for file in logs_in(folder)]
         raise CommandError(f"run {run!r} has no log of module {module!r}{nearest(module, known)}")
     return found
 

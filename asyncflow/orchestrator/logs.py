@@ -11,7 +11,6 @@ import contextvars
 import io
 import logging
 import os
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -30,10 +30,11 @@ __all__ = [
     "keeping",
     "kept",
     "logs_in",
+    "module_of",
 ]
 
 LOGS = "logs"
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_LONGEST_NAME = 200
 # A line that does not end is written in pieces of this size, in characters.
 _LONGEST_LINE = 65_536
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -47,15 +48,23 @@ _APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 
 
 
 def file_name_of(module: str) -> str:
-    """The name of a module's log: the module's own, where no file system minds that.
+    """The name of a module's log: the module's own, in letters that no file system minds.
 
     Example:
-        >>> file_name_of("train"), file_name_of("../x").startswith("~")
-        ('train.log', True)
+        >>> file_name_of("train"), file_name_of("a b"), file_name_of("..")
+        ('train.log', 'a%20b.log', '%2E..log')
     """
-    if _PLAIN.fullmatch(module):
-        return f"{module}.log"
-    return f"~{blake2b(module.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}.log"
+    encoded = quote(module, safe="", errors="surrogatepass")
+    if encoded.startswith((".", "-")):
+        encoded = f"%{ord(encoded[0]):02X}{encoded[1:]}"
+    if len(encoded) <= _LONGEST_NAME:
+        return f"{encoded}.log"
+    return f"~{blake2b(encoded.encode(), digest_size=8).hexdigest()}.log"
+
+
+def module_of(log: Path) -> str:
+    """The module whose log a file is."""
+    return unquote(log.stem)
 
 
 class LogPlan(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asyncflow.orchestrator.logs import LogPlan, backups_of, file_name_of, keeping, kept
+from asyncflow.orchestrator.logs import LogPlan, backups_of, file_name_of, keeping, kept, module_of
 from tests.orchestrator.projects import Project
 
 TALKING = """
@@ -149,8 +149,10 @@ def test_logs_are_private_and_their_names_stay_in_their_folder(tmp_path: Path) -
     found = sorted(path.name for path in (tmp_path / "logs").iterdir())
     assert len(found) == 7
     assert "plain.log" in found
-    assert all(name.startswith(("~", "plain")) for name in found)
-    assert file_name_of("..") in found
+    assert not any(name.startswith((".", "-")) or "/" in name for name in found)
+    assert [module_of(Path(file_name_of(name))) for name in ("..", "a b", "\u00e9", "-rf")] == [
+        *("..", "a b", "\u00e9", "-rf")
+    ]
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "logs").iterdir()}
     assert modes == {0o600}
     assert os.stat(tmp_path / "logs").st_mode & 0o777 == 0o700
