@@ -155,7 +155,7 @@ class Step(Generic[P, R]):
             )
         takes_any = any(parameter.kind is VAR_KEYWORD for parameter in self.parameters)
         for parameter in parameters_of(value):
-            known = parameter.name in self.parameter_names or parameter.is_variadic
+            known = parameter.name in {"inputs", *self.parameter_names} or parameter.is_variadic
             if not known and not takes_any and not parameter.has_default:
                 raise ValueError(
                     f"its function asks for {parameter.name!r}, which is no parameter of the step"
@@ -314,7 +314,8 @@ def step(func: Any = None, /, **options: Any) -> Any:
             context; when it gives false the node is skipped.
         cache: where its result may be taken from that of an earlier call: ``"code_hash"`` if the
             code and the inputs are the same, ``"input_hash"`` if the inputs are, or a function
-            that takes any of the inputs by name and makes the key. False for never.
+            that takes any of the inputs by name (or all of them as ``inputs``, a dict) and makes
+            the key. False for never.
         when: ``"success"``; or ``"failure"`` or ``"always"`` for clean-up and alert steps, which
             run when all above them is over, also when the run has failed or was cancelled;
             without inputs and ``after`` they come at the end.

@@ -68,14 +68,14 @@ def _digest(name: str, value: Any, codecs: Sequence[Codec]) -> bytes:
 
 
 def _taken_by(func: Callable[..., Any], arguments: Iterable[Argument]) -> Mapping[str, Any]:
-    """Those of the arguments that a callable takes by name."""
+    """Those of the arguments that a callable takes by name; all of them as ``inputs``."""
     given = {argument.name: argument.value for argument in arguments}
     parameters = inspect.signature(func).parameters.values()
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         return given
-    return {
-        parameter.name: given[parameter.name] for parameter in parameters if parameter.name in given
-    }
+    offered = {"inputs": given, **given}
+    names = [parameter.name for parameter in parameters if parameter.name in offered]
+    return {name: offered[name] for name in names}
 
 
 def _text(text: str) -> bytes:

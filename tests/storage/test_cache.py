@@ -277,6 +277,7 @@ def test_a_function_makes_the_key_of_what_it_takes() -> None:
 
     assert key(0, by_length, x="ab", y=1) == key(1, by_length, x="cd", y=2)
     assert key(0, by_length, x="ab") != key(0, by_length, x="abc")
+    assert key(0, lambda inputs: inputs["x"], x=1, y=2) == key(1, lambda x: x, x=1, y=3)
     assert key(0, lambda **given: given, x=1) != key(0, lambda **given: given, x=2)
 
 
