@@ -366,13 +366,13 @@ def test_a_run_that_is_cancelled_during_the_look_ends_with_the_steps_own_error()
 def test_the_next_member_of_a_group_moves_to_another_device() -> None:
     machine = FakeGpus(2)
 
-    @step(execution_group="g", resources={"gpu": 1})
-    async def first(context: StepContext) -> str:
+    @step(execution_group="g", resources={"gpu": 1}, lane="thread")
+    def first(context: StepContext) -> str:
         machine.lose(context.lease.gpu_ids[0])
         return context.lease.gpu_ids[0]
 
-    @step(execution_group="g")
-    async def second(first: str, context: StepContext) -> tuple[str, str]:
+    @step(execution_group="g", lane="thread")
+    def second(first: str, context: StepContext) -> tuple[str, str]:
         return first, context.lease.gpu_ids[0]
 
     result = VirtualRuntime(gpus=machine).run(Pipeline("p", steps=[first, second]))
