@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Convoy", "Convoys"]
 
 # Units for about this long are on their way to a worker, and so many at most.
-_SECONDS_AHEAD = 0.003
+_SECONDS_AHEAD = 0.01
 _MOST_AHEAD = 32
 _LONG_SECONDS = 0.002
 # How much the last duration weighs against those before it.
