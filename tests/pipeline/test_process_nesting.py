@@ -46,6 +46,15 @@ async def test_a_map_three_levels_deep_on_so_many_workers(max_cpus: int) -> None
     assert result.step_results["top/middle[10]/leaf[11]"].lane == "process"
 
 
+async def test_workers_that_only_nests_needed_do_not_stay() -> None:
+    runtime = Runtime(max_cpus=1)
+    runtime.max_processes = 1
+    async with runtime:
+        (await Pipeline("p", steps=[top]).run(runtime=runtime)).raise_for_failure()
+        assert runtime._scheduler is not None
+        assert runtime._scheduler.lanes["process"].statistics().workers == 1
+
+
 async def test_a_map_three_levels_deep_with_two_workers_of_an_executor() -> None:
     @step
     def inner(number: int) -> int:

@@ -247,7 +247,8 @@ class ProcessLane(Lane):
         """Have a worker that has nothing to do wait for something, or replace it."""
         if not worker.is_free or worker not in self._workers:
             return
-        if worker.worn:
+        too_many = len(self._workers) - self._waiting > self._max_workers  # nests needed them
+        if worker.worn or too_many:
             self._retire(worker)
         else:
             self._idle.setdefault(worker.kind, []).append(worker)
