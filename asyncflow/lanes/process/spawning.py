@@ -85,6 +85,8 @@ def spawn(kind: WorkerKind, name: str, mark: bytes) -> Spawned:
 def _start(
     kind: WorkerKind, name: str, mark: bytes, ends: list[int], word: int
 ) -> subprocess.Popen[bytes]:
+    if not sys.executable:
+        raise OSError("this program does not know of a Python interpreter to start")
     work, control, stdout, stderr = ends
     boot = _BOOT.format(
         path=[entry or os.getcwd() for entry in sys.path],

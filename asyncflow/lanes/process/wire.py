@@ -217,10 +217,16 @@ def framed(frame: msgspec.Struct) -> bytes:
 
 
 def out_of_the_way(descriptor: int) -> int:
-    """Move a descriptor to a high number that children do not inherit."""
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY)
-    os.close(descriptor)
-    return moved
+    """Move a descriptor to a high number that children do not inherit, if there are so many."""
+    for least in (_OUT_OF_THE_WAY, _OUT_OF_THE_WAY // 8):
+        try:
+            moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)
+        except OSError:  # the limit of descriptors is below that
+            continue
+        os.close(descriptor)
+        return moved
+    os.set_inheritable(descriptor, False)
+    return descriptor
 
 
 class Channel:

@@ -86,7 +86,7 @@ class WorkerHandle:
         self.control = self.work if one_channel else Sender(loop, self._control)
         self._timer: asyncio.TimerHandle | None = None
         self._looks = 0
-        self._pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
+        self._pidfd = _pidfd_of(self.pid)
         self._watch()
 
     def __repr__(self) -> str:
@@ -268,6 +268,14 @@ class WorkerHandle:
             os.close(self._pidfd)
         # It was waited for here, so that its Popen need not.
         self._process.returncode = 0
+
+
+def _pidfd_of(pid: int) -> int | None:
+    """A descriptor that tells of the end of a process; without one, that of its channel does."""
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except OSError:
+        return None
 
 
 def _kill_group(pid: int) -> None:

@@ -7,7 +7,9 @@ import ctypes
 import errno
 import functools
 import os
+import resource
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -294,3 +296,48 @@ async def test_no_memory_for_what_is_large_fails_the_call_and_no_more(
     await reports.wait_for(2)
     assert reports.calls[1].value == (32 << 20) + 1
     lane.close()
+
+
+# -- starts that fail --------------------------------------------------------------------
+
+
+async def test_a_worker_that_cannot_be_started_fails_the_call_and_no_more(
+    lane: ProcessLane, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "")
+        lane.start(make_call(len, reports, "abc", name="late"))
+        assert lane.reserve() is None
+    await reports.wait_for(1)
+    assert "step 'late' got no worker process: this program does not know" in str(
+        reports.calls[0].error
+    )
+    lane.start(make_call(len, reports, "abc"))
+    await reports.wait_for(2)
+    assert reports.calls[1].value == 3
+
+
+async def test_no_descriptors_left_is_an_error_and_leaves_none_open(
+    lane: ProcessLane, reports: Reports
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = os.dup(0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 3, hard))
+    try:
+        lane.start(make_call(len, reports, "abc"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(taken)
+    await reports.wait_for(1)
+    assert "got no worker process" in str(reports.calls[0].error)
+
+
+async def test_without_a_descriptor_for_its_process_a_death_shows_in_its_channel(
+    lane: ProcessLane, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    lane.start(make_call(os._exit, reports, 5))
+    await reports.wait_for(1)
+    error = reports.calls[0].error
+    assert isinstance(error, WorkerDied)
+    assert error.exit_code == 5
