@@ -10,6 +10,7 @@ from collections.abc import Callable
 __all__ = ["OutputReader"]
 
 _READ_BYTES = 1 << 16
+_READS_AT_ONCE = 4
 _LONGEST_LINE = 1 << 16
 _LAST_LINES = 50
 _STREAMS = {1: "stdout", 2: "stderr"}
@@ -38,18 +39,27 @@ class OutputReader:
         self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
 
     def read(self) -> bool:
-        """Take in what is there; false at the end of the stream."""
-        while True:
-            try:
-                data = os.read(self.descriptor, _READ_BYTES)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            self._data += data
-            self._tell_whole_lines()
-            if len(data) < _READ_BYTES:
-                return True
+        """Take in some of what is there, so much that it holds nobody up; false at the end."""
+        for _ in range(_READS_AT_ONCE):
+            count = self._read_once()
+            if count < _READ_BYTES:
+                return count >= 0
+        return True
+
+    def read_all(self) -> None:
+        """Take in what is there."""
+        while self.descriptor >= 0 and self._read_once() > 0:
+            continue
+
+    def _read_once(self) -> int:
+        """How many bytes came; 0 for none at present, -1 for none any more."""
+        try:
+            data = os.read(self.descriptor, _READ_BYTES)
+        except BlockingIOError:
+            return 0
+        self._data += data
+        self._tell_whole_lines()
+        return len(data) or -1
 
     def feed(self, data: bytes) -> None:
         """Take in what came another way than by the pipe."""
@@ -58,10 +68,8 @@ class OutputReader:
 
     def end_call(self, marked: bool) -> None:
         """The call whose turn it was has ended: all up to its mark is its own."""
-        while marked and not self._at_mark:
-            before = len(self._data)
-            if not self.read() or len(self._data) == before:
-                break
+        while marked and not self._at_mark and self._read_once() > 0:
+            continue
         if not marked and self._data:
             # Its last line lacks its end.
             self._tell(bytes(self._data))

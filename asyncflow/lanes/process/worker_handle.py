@@ -233,7 +233,7 @@ class WorkerHandle:
             for frame in frames:
                 self._told(self, frame)
         for output in self._outputs:
-            output.read()
+            output.read_all()
             output.end_call(False)
 
     def end_now(self) -> None:

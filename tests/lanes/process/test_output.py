@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -97,3 +99,14 @@ def test_what_is_printed_is_echoed(capsys: pytest.CaptureFixture[str]) -> None:
     assert not heard.reader.read()
     heard.reader.close()
     assert capsys.readouterr().out == "said\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pipes elsewhere hold 64 KB for good")
+def test_who_prints_much_holds_nobody_up(heard: Heard) -> None:
+    fcntl.fcntl(heard.writing, fcntl.F_SETPIPE_SZ, 1 << 20)
+    heard.write(b"line\n" * 200_000)
+    assert heard.reader.read()
+    assert 0 < len(heard.told) < 60_000
+    heard.next_call("second", marked=False)
+    heard.reader.read_all()
+    assert len(heard.told) == 200_000
