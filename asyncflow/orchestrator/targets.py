@@ -7,6 +7,7 @@ it was imported for an earlier run is imported anew.
 
 from __future__ import annotations
 
+import contextvars
 import importlib
 import importlib.machinery
 import importlib.util
@@ -32,6 +33,10 @@ __all__ = ["Runnable", "Target", "TargetError", "Targets", "load_target", "make_
 # Name of a module that was imported for a pipeline → its file, as it was then.
 _IMPORTED: dict[str, _FileVersion] = {}
 _LOCK = threading.RLock()
+# What is being imported by whoever looks, and all that follows from it.
+_IMPORTING: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "asyncflow_importing", default=None
+)
 
 
 class TargetError(Exception):
@@ -162,8 +167,19 @@ def load_target(target: Target) -> Runnable:
         TargetError: there is no such module, file or name, importing it raised, or it is
             neither a class with ``run(context)`` nor a function of one argument.
     """
-    with _LOCK:
-        module = _module_of(target)
+    importing = _IMPORTING.get()
+    if importing is not None:
+        # It would wait for the import that waits for it.
+        raise TargetError(
+            f"{importing!r} runs a pipeline while it is imported for one; put what it does when it "
+            "is run as a program below: if __name__ == '__main__'"
+        )
+    token = _IMPORTING.set(target.place)
+    try:
+        with _LOCK:
+            module = _module_of(target)
+    finally:
+        _IMPORTING.reset(token)
     found = _look_up(module, target)
     return _function(found, target) if target.is_script else _runner(found, target)
 

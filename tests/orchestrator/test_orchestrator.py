@@ -197,6 +197,22 @@ def test_what_cannot_be_run_is_told_at_once_and_before_anything_runs(project: Pr
     assert project.read("ran") == ""
 
 
+def test_a_script_that_runs_its_own_pipeline_on_import_is_told_so(project: Project) -> None:
+    project.write(
+        "program.py",
+        """
+        from pathlib import Path
+        from asyncflow.orchestrator import PipelineOrchestrator
+
+        def f(context): ...
+
+        PipelineOrchestrator(Path(__file__).parent / "pipeline.yaml").execute_sync()
+        """,
+    )
+    with pytest.raises(ConfigError, match="below: if __name__ == '__main__'"):
+        project.execute(pipeline('{name: m, script: "program.py:f"}'))
+
+
 def test_two_pipelines_may_have_a_package_of_the_same_name(project: Project) -> None:
     for name in ("one", "two"):
         project.write(f"{name}/modules/__init__.py", "")
