@@ -427,6 +427,16 @@ def test_the_last_parts_of_a_long_name_stay_whole_where_they_fit() -> None:
     assert shortened("imports_of_customers_of_the_north/fetch", 150, 12) == "imports…e_north/fetch"
 
 
+def test_the_tasks_of_a_recorded_workflow_are_told_apart_by_their_last_parts(
+    shared_workflows: Path,
+) -> None:
+    workflow = load_graph(shared_workflows / "rnaseq-nextflow.json")
+    shown = set(Picture(pipeline_of(workflow).visualize("svg")).words)
+    last_parts = {task.id.rpartition(".")[2] for task in workflow.tasks}
+    cut = {part for part in last_parts if not any(words.endswith(part) for words in shown)}
+    assert len(cut) <= 0.05 * len(last_parts), cut
+
+
 @given(st.text(max_size=60), st.floats(0, 400), st.booleans())
 def test_shortened_words_fit_and_keep_both_ends(words: str, width: float, bold: bool) -> None:
     shown = shortened(words, width, 12, bold=bold)
