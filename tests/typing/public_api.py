@@ -10,6 +10,7 @@ from asyncflow import (
     NodeState,
     Pipeline,
     PipelineResult,
+    Rate,
     ResourceRequirements,
     Retry,
     Run,
@@ -22,6 +23,9 @@ from asyncflow import (
     step,
 )
 from asyncflow.orchestrator import BaseModule, ModuleContext, PipelineOrchestrator
+
+runtime_with_limits = Runtime(limits={"host:*": 8, "api": Rate(200, per_seconds=1, burst=20)})
+runtime_with_limits.set_limit("api", Rate(10, per_seconds=timedelta(minutes=1)))
 
 # -- step: bare, with arguments, around a function -----------------------------------------
 
@@ -46,6 +50,7 @@ def with_brackets(text: str, times: int = 1) -> list[str]:
     timeout=timedelta(seconds=10),
     condition=lambda url: bool(url),
     cache=lambda url: url,
+    limits=lambda url: {f"host:{url}": 2},
     lane="inline",
     tags=("nightly",),
 )
