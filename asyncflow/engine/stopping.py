@@ -24,7 +24,7 @@ Closing = tuple[RunRecord, Generator[list[tuple[int, int]]]]
 
 
 _STALL_SECONDS = 1.0
-_DROPS = 64
+_DROPS = 32
 # What is found out before a node may start.
 _UNSTARTED = (Phase.CONDITION, Phase.LOOKUP)
 
@@ -188,11 +188,13 @@ class Stopping:
             kept = [attempt for attempt in backlog if not run.bars(attempt.node)]
             backlog.clear()
             backlog.extend(kept)
-        doomed = [attempt for attempt in run.parked.values() if run.bars(attempt.node)]
-        for attempt in doomed:
-            if attempt.phase is not Phase.CAPACITY:
+        requests: list[Attempt] = []
+        others: list[Attempt] = []
+        for attempt in run.parked.values():
+            (requests if attempt.phase is Phase.CAPACITY else others).append(attempt)
+        for attempt in others:
+            if run.bars(attempt.node):
                 self._drop_parked(attempt)
-        requests = [attempt for attempt in doomed if attempt.phase is Phase.CAPACITY]
         if len(requests) <= _DROPS:
             for _ in self._drop_requests(run, requests):
                 continue
@@ -203,12 +205,12 @@ class Stopping:
 
     def _drop_requests(self, run: RunRecord, requests: list[Attempt]) -> Generator[None]:
         """Drop what waits for capacity, so many in each turn; none of it starts meanwhile."""
-        for count, attempt in enumerate(requests, start=1):
-            if run.is_over:
-                return
-            if run.parked.get(attempt.unit) is attempt:
+        while requests and not run.is_over:
+            # The last ones first, which do not head their queues, and let go of one by one.
+            attempt = requests.pop()
+            if run.parked.get(attempt.unit) is attempt and run.bars(attempt.node):
                 self._drop_parked(attempt)
-            if not count % _DROPS:
+            if not len(requests) % _DROPS:
                 yield
         self.end_if_over(run)
 
