@@ -132,7 +132,6 @@ class ItemLimits:
         """A call has ended, or never began."""
         lease, call.lease = call.lease, None
         if lease is not None:
-            self._scheduler.limited.look()
             if call.started and lease.taken:
                 self._scheduler.limiter.started(lease, call.started)
             self._scheduler.limiter.release(lease, unused=unused)

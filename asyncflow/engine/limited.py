@@ -88,7 +88,7 @@ class Limited:
             self._starting.append(attempt)
 
     def look(self) -> None:
-        """Have rates count those that have begun since the last look from when they did."""
+        """Have rates count attempts from when they began; those that have not, from now."""
         if self._starting:
             self._starting = [attempt for attempt in self._starting if not self._tell(attempt)]
 
@@ -96,8 +96,8 @@ class Limited:
         lease = attempt.lease
         if lease is None or lease.released:
             return True
-        if attempt.started:
-            self._scheduler.limiter.started(lease, attempt.started)
+        at = attempt.started or self._scheduler.clock()
+        self._scheduler.limiter.started(lease, at)
         return bool(attempt.started)
 
     # -- when to ask again ---------------------------------------------------------------

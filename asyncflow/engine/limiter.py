@@ -322,12 +322,12 @@ class Limiter(Story):
         return lease
 
     def started(self, lease: Lease, at: float) -> None:
-        """The attempt a lease was granted for started a little later than that.
+        """The attempt a lease was granted for started then, or had not at that time.
 
         Its rates count from then, so that no window of starts has too many.
         """
         for taken in lease.taken:
-            taken.at = max(taken.at, at)
+            taken.at = at
 
     def release(self, lease: Lease, *, unused: bool = False) -> None:
         """End a lease: what it holds is free again, and its wish for lent CPUs is withdrawn.

@@ -57,7 +57,8 @@ class Settlement:
             self._scheduler.convoys.ended(attempt)
         lease = attempt.lease
         if lease is not None and (lease.keys or lease.taken):
-            self._scheduler.limited.look()
+            if attempt.started:
+                self._scheduler.limiter.started(lease, attempt.started)
             self._scheduler.limiter.release_keys(lease)
         if attempt.alone:
             attempt.unit_announced = True
