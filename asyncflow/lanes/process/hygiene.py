@@ -5,6 +5,7 @@ Checked after every call, so it has to be cheap. A worker whose state is dirty i
 
 from __future__ import annotations
 
+import _locale
 import os
 import signal
 import sys
@@ -38,6 +39,7 @@ class Hygiene:
         self._streams = _streams()
         self._warnings = list(warnings.filters)
         self._modules = len(sys.modules)
+        self._locale = _locale.setlocale(_locale.LC_ALL)
 
     def changed(self) -> str:
         """What has changed, in words; empty if nothing has."""
@@ -63,15 +65,7 @@ class Hygiene:
             # A library that is imported may well set its own.
             self._warnings = list(warnings.filters)
         self._modules = len(sys.modules)
-        return self._changed_locale()
-
-    def _changed_locale(self) -> str:
-        locale = sys.modules.get("locale")
-        if locale is None:
-            return ""
-        now = locale.setlocale(locale.LC_ALL)
-        before, self._locale = getattr(self, "_locale", now), now
-        return "" if before == now else "the locale"
+        return "" if _locale.setlocale(_locale.LC_ALL) == self._locale else "the locale"
 
 
 def _umask() -> int:

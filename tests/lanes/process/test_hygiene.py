@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import signal
 import sys
@@ -43,6 +44,10 @@ def change_warnings() -> None:
     warnings.simplefilter("error")
 
 
+def change_the_locale() -> None:
+    locale.setlocale(locale.LC_ALL, "C" if locale.setlocale(locale.LC_ALL) != "C" else "C.UTF-8")
+
+
 def state() -> tuple[object, ...]:
     os.umask(mask := os.umask(0o077))
     print("still heard")
@@ -52,6 +57,7 @@ def state() -> tuple[object, ...]:
         mask,
         signal.getsignal(signal.SIGTERM),
         warnings.filters[0][0],
+        locale.setlocale(locale.LC_ALL),
         os.getpid(),
     )
 
@@ -70,6 +76,7 @@ DIRTY = [
     close_the_streams,
     replace_a_stream,
     change_warnings,
+    change_the_locale,
 ]
 
 
