@@ -154,6 +154,11 @@ class Attempt(Call, eq=False):
         if self.phase is Phase.RUNNING:
             self.run.set_timeout(self, seconds)
 
+    def ends(self) -> None:
+        """Its last report would come too late."""
+        if self.progress is not None:
+            self.run.tell_report(self)
+
     def take_output(self, stream: str, lines: tuple[str, ...]) -> None:
         """What a worker process has printed meanwhile."""
         self.run.take_output(self, stream, lines)

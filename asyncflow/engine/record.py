@@ -214,6 +214,7 @@ class RunRecord:
         self.on_end: list[Callable[[RunRecord], None]] = []
         self.report_soon: Callable[[Attempt], None] = _drop_report
         self.take_parts: Callable[[Attempt, list[Any], Any], Any] = _take_no_parts
+        self.tell_report: Callable[[Attempt], None] = _drop_report
         self.came_back: Callable[[Attempt], None] = _drop_report
         self.set_timeout: Callable[[Attempt, float], None] = _set_no_timeout
 

@@ -27,7 +27,7 @@ from asyncflow.engine.losses import Losses
 from asyncflow.engine.maps import Maps
 from asyncflow.engine.nesting import Nesting, Retake
 from asyncflow.engine.record import RunRecord
-from asyncflow.engine.reporting import report_soon
+from asyncflow.engine.reporting import publish_progress, report_soon
 from asyncflow.engine.settlement import Settlement
 from asyncflow.engine.starting import Starting
 from asyncflow.engine.stopping import Closing, Stopping
@@ -264,6 +264,7 @@ class Scheduler:
         run.set_timeout = self.stopping.set_timeout
         run.take_parts = self.groups.took_parts
         run.came_back = self.convoys.came_back
+        run.tell_report = publish_progress
         run.nesting = self.nesting
         self._new_runs.append(run)
         self.wake()

@@ -83,6 +83,9 @@ class Call(msgspec.Struct, eq=False):
     def report(self, done: float, total: float | None, message: str | None) -> None:
         """How far the call is."""
 
+    def ends(self) -> None:
+        """The call has ended; its times are not set yet, and what it reported last may be told."""
+
     def take_parts(self, parts: list[Any], worker: Any) -> Any:
         """The value of a call with a ``flow``, some of whose parts stayed with the worker."""
         return parts

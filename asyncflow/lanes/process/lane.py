@@ -212,6 +212,7 @@ class ProcessLane(Lane):
 
     def _take_outcome(self, call: Call, worker: WorkerHandle, frame: _Outcome) -> None:
         now = self._clock()
+        call.ends()
         call.finished = min(frame.finished, now)
         call.started = min(frame.started, call.finished)
         if worker.takes_no_files:  # it may be on a machine with another clock
