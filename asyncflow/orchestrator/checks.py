@@ -15,6 +15,7 @@ __all__ = ["FROM_ENV", "check_meaning", "from_env_of"]
 
 FROM_ENV = "from_env"
 _MODULES: Path = ("pipeline", "modules")
+_NO_SUCH_MODULE = "the pipeline has no module of that name"
 
 
 def check_meaning(root: Knot, problems: Problems) -> None:
@@ -138,25 +139,30 @@ def _is_amount(value: Any) -> bool:
 
 def _parents(modules: Knot, names: dict[str, int], problems: Problems) -> list[tuple[int, ...]]:
     """What each module depends on, by place; what names nothing is a fault."""
-    parents: list[tuple[int, ...]] = []
-    for at, module in enumerate(modules.value):
-        listed = module.at(("depends_on",))
-        found: dict[int, None] = {}
-        for number, name in enumerate(
-            listed.value if listed is not None and listed.is_list else ()
-        ):
-            if not isinstance(name.value, str):
-                continue
-            path = (*_MODULES, at, "depends_on", number)
-            if name.value not in names:
-                hint = nearest(name.value, names, "the pipeline has no module of that name")
-                problems.add(name.mark, f"names {name.value!r}, which is no module{hint}", path)
-            elif names[name.value] in found:
-                problems.add(name.mark, f"names {name.value!r} twice", path)
-            else:
-                found[names[name.value]] = None
-        parents.append(tuple(found))
-    return parents
+    return [
+        tuple(_dependencies_of(module, (*_MODULES, at, "depends_on"), names, problems))
+        for at, module in enumerate(modules.value)
+    ]
+
+
+def _dependencies_of(
+    module: Knot, path: Path, names: dict[str, int], problems: Problems
+) -> dict[int, None]:
+    listed = module.at(("depends_on",))
+    found: dict[int, None] = {}
+    for number, name in enumerate(listed.value if listed is not None and listed.is_list else ()):
+        if not isinstance(name.value, str):
+            continue
+        if name.value not in names:
+            # Looking for the nearest of thousands takes its time.
+            hint = "" if problems.are_many else nearest(name.value, names, _NO_SUCH_MODULE)
+            sentence = f"names {name.value!r}, which is no module{hint}"
+            problems.add(name.mark, sentence, (*path, number))
+        elif names[name.value] in found:
+            problems.add(name.mark, f"names {name.value!r} twice", (*path, number))
+        else:
+            found[names[name.value]] = None
+    return found
 
 
 def _check_cycles(

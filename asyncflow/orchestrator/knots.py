@@ -29,6 +29,7 @@ MAX_DEPTH = 100
 MAX_KNOTS = 100_000
 # A file that is wrong all over would bury the fault that caused the others.
 _MOST_PROBLEMS = 100
+_MOST_HINTS = 20
 
 Path = tuple[str | int, ...]
 
@@ -110,6 +111,11 @@ class Problems:
 
     def __len__(self) -> int:
         return len(self._found)
+
+    @property
+    def are_many(self) -> bool:
+        """Whether so many are found that hints no longer help."""
+        return len(self._found) >= _MOST_HINTS
 
     def add(self, mark: Mark, sentence: str, path: Path | None = None) -> None:
         """One fault: where, at which path, and what it is and what to do."""

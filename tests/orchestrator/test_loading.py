@@ -316,6 +316,14 @@ def test_of_very_many_faults_the_first_hundred_are_told() -> None:
     assert found[-1] == "… and 200 more faults"
 
 
+def test_hints_stop_where_a_file_is_wrong_all_over() -> None:
+    modules = [{**MODULE, "name": f"module-{n}", "depends_on": [f"modul-{n}"]} for n in range(60)]
+    found = faults(described(modules=modules))
+    assert len(found) == 60
+    # Each looks at all names, of which a large file has thousands.
+    assert ["did you mean" in sentence for sentence in found] == [True] * 20 + [False] * 40
+
+
 # -- the environment -------------------------------------------------------------------------
 
 
