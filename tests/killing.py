@@ -99,12 +99,17 @@ STEPS: dict[str, Any] = {
 }
 
 
-def pipeline_of(graph: Path, lane: str, directory: Path, seconds: float) -> Pipeline:
-    """The workflow; its steps note in the directory that they ran."""
+def pipeline_of(graph: Path, lane: str, directory: Path, seconds: float, grouped: bool) -> Pipeline:
+    """The workflow; its steps note in the directory that they ran.
+
+    Args:
+        grouped: whether four tasks each, in the order of the file, make a group.
+    """
     pipeline = Pipeline("killed")
-    for task in load_graph(graph).tasks:
+    for number, task in enumerate(load_graph(graph).tasks):
+        label = f"g{number // 4}" if grouped else None
         pipeline.add_step(
-            STEPS[lane],
+            STEPS[lane].with_options(execution_group=label),
             name=task.id,
             params={"task_id": task.id, "log": str(directory / "ran"), "seconds": seconds},
             inputs=task.parents,
@@ -112,10 +117,12 @@ def pipeline_of(graph: Path, lane: str, directory: Path, seconds: float) -> Pipe
     return pipeline
 
 
-async def _live(graph: Path, lane: str, directory: Path, durability: Any, seconds: float) -> None:
+async def _live(
+    graph: Path, lane: str, directory: Path, durability: Any, seconds: float, grouped: bool
+) -> None:
     _note(str(directory / "ran"), "life")
     _note(str(directory / "acknowledged"), "life")
-    pipeline = pipeline_of(graph, lane, directory, seconds)
+    pipeline = pipeline_of(graph, lane, directory, seconds, grouped)
     async with Runtime(directory=directory / "kept", durability=durability, max_cpus=2) as runtime:
         print("began", flush=True)
         run = await runtime.start(pipeline, run_id=RUN_ID)
@@ -140,6 +147,7 @@ def kill_and_resume(
     faults: Sequence[str] = (),
     durability: str = "process",
     seconds: float = 0.0,
+    grouped: bool = False,
     under: Sequence[str] = (),
 ) -> Story:
     """Run a workflow to its end, over the deaths of its hosts.
@@ -147,14 +155,18 @@ def kill_and_resume(
     Args:
         delays: after so many seconds of its work each host is killed, as long as there are any.
         faults: or at this fault point.
+        grouped: whether tasks make groups.
         under: the command that runs the first host, such as strace with what it injects.
     """
     kills = 0
+    child = [str(graph), lane, str(directory), durability, str(seconds), "grouped"]
+    if not grouped:
+        child[-1] = "alone"
     for number in range(max(len(delays), len(faults), bool(under)) + 1):
         fault = faults[number] if number < len(faults) else ""
         delay = delays[number] if number < len(delays) else None
         first = under if number == 0 else ()
-        code = _one_life(graph, lane, directory, durability, seconds, fault, delay, first)
+        code = _one_life(child, fault, delay, first)
         if code == 0:
             break
         assert code in (-signal.SIGKILL, 128 + signal.SIGKILL), f"the child ended with {code}"
@@ -163,27 +175,19 @@ def kill_and_resume(
 
 
 def _one_life(
-    graph: Path,
-    lane: str,
-    directory: Path,
-    durability: str,
-    seconds: float,
-    fault: str,
-    delay: float | None,
-    under: Sequence[str] = (),
+    child: Sequence[str], fault: str = "", delay: float | None = None, under: Sequence[str] = ()
 ) -> int:
-    command = [*under, sys.executable, "-m", "tests.killing", "--child", str(graph), lane]
-    command += [str(directory), durability, str(seconds)]
+    command = [*under, sys.executable, "-m", "tests.killing", "--child", *child]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, env={**os.environ, VARIABLE: fault}
-    ) as child:
-        assert child.stdout is not None
-        child.stdout.readline()
+    ) as host:
+        assert host.stdout is not None
+        host.stdout.readline()
         try:
-            return child.wait(delay if delay is not None else 120)
+            return host.wait(delay if delay is not None else 120)
         except subprocess.TimeoutExpired:
-            child.kill()
-            return child.wait()
+            host.kill()
+            return host.wait()
 
 
 def _lives(path: Path) -> list[list[str]]:
@@ -217,11 +221,11 @@ def _judge(graph: Path, directory: Path, kills: int) -> Story:
     return Story(kills, ran, acknowledged, faults)
 
 
-def _duration(graph: Path, lane: str, durability: str) -> float:
+def _duration(graph: Path, lane: str) -> float:
     """How long a run that nobody kills takes after it has begun, in seconds."""
     with tempfile.TemporaryDirectory() as scratch:
         began = time.monotonic()
-        _one_life(graph, lane, Path(scratch), durability, 0.0, "", None)
+        _one_life([str(graph), lane, scratch, "process", "0.0", "alone"])
         return time.monotonic() - began
 
 
@@ -233,19 +237,25 @@ def _many(kills: int, seed: int) -> int:
     while done < kills:
         name, lane = random.choice(GRAPHS), random.choice(LANES)
         durability = random.choice(["process", "power"])
+        grouped = random.random() < 0.3
         graph = WORKFLOWS / name
         if (name, lane) not in durations:
-            durations[name, lane] = _duration(graph, lane, "process")
+            durations[name, lane] = _duration(graph, lane)
         delays = [random.uniform(0, durations[name, lane]) for _ in range(random.randint(1, 2))]
         with tempfile.TemporaryDirectory() as scratch:
             story = kill_and_resume(
-                graph, lane, Path(scratch), delays=delays, durability=durability
+                graph,
+                lane,
+                Path(scratch),
+                delays=delays,
+                durability=durability,
+                grouped=grouped,
             )
         done += story.kills
         counts[lane] += story.kills
         if story.faults:
             failed += 1
-            print(f"{name} {lane} {durability} {delays}:", *story.faults[:5], sep="\n  ")
+            print(f"{name} {lane} {durability} {grouped=} {delays}:", *story.faults[:5], sep="\n  ")
     print(f"{done} kills ({dict(counts)}), {failed} runs with faults")
     return 1 if failed else 0
 
@@ -254,11 +264,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Kill hosts and look what becomes of their runs.")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        graph, lane, directory, durability, seconds = options.child
-        asyncio.run(_live(Path(graph), lane, Path(directory), durability, float(seconds)))
+        graph, lane, directory, durability, seconds, kind = options.child
+        asyncio.run(
+            _live(Path(graph), lane, Path(directory), durability, float(seconds), kind == "grouped")
+        )
         return 0
     return _many(options.kills, options.seed)
 

@@ -17,6 +17,16 @@ COMMON = [point for point in POINTS if "blob" not in point and point not in ("af
 
 
 @pytest.mark.parametrize("lane", LANES)
+def test_a_host_killed_in_its_groups(lane: str, shared_workflows: Path, tmp_path: Path) -> None:
+    random = Random(lane)
+    delays = [random.uniform(0, 0.3) for _ in range(2)]
+    story = kill_and_resume(
+        shared_workflows / SMALL, lane, tmp_path, delays=delays, seconds=0.005, grouped=True
+    )
+    assert not story.faults, (delays, story.faults)
+
+
+@pytest.mark.parametrize("lane", LANES)
 def test_a_host_killed_at_any_moment(lane: str, shared_workflows: Path, tmp_path: Path) -> None:
     random = Random(lane)
     delays = [random.uniform(0, 0.4) for _ in range(2)]
