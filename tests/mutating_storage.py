@@ -33,7 +33,7 @@ MUTATIONS = (
     Mutation(
         "the sync before power is acknowledged",
         "writer.py",
-        "await self._loop.run_in_executor(self._thread, self._raw.sync)",
+        "await self._thread.run_in_executor(None, self._raw.sync)",
         "await asyncio.sleep(0)",
     ),
     Mutation(

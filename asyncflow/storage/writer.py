@@ -16,7 +16,6 @@ import contextvars
 import errno
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Literal
 
 from aiofiles.threadpool.binary import AsyncFileIO
@@ -25,6 +24,7 @@ from asyncflow.errors import StorageError
 from asyncflow.storage.faultpoints import is_armed, point
 from asyncflow.storage.framing import Chain
 from asyncflow.storage.fs import AppendFile
+from asyncflow.storage.threads import thread_for
 
 __all__ = ["Durability", "JournalWriter", "explain"]
 
@@ -69,10 +69,11 @@ class JournalWriter:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._raw = file
-        self._thread = ThreadPoolExecutor(1, "asyncflow-journal")
-        self._syncing = ThreadPoolExecutor(1, "asyncflow-sync")
+        self._thread = thread_for(self._loop, "asyncflow-journal")
+        self._syncing = thread_for(self._loop, "asyncflow-sync")
         unbuffered: Any = file
-        self._file: Any = AsyncFileIO(unbuffered, loop=self._loop, executor=self._thread)
+        asked: Any = self._thread
+        self._file: Any = AsyncFileIO(unbuffered, loop=asked, executor=asked)
         self._chain = chain
         self._path = path
         self._power = durability == "power"
@@ -115,7 +116,11 @@ class JournalWriter:
             self._waiting = True
             self._wanted.set()
         elif self._later is None:
-            self._later = self._loop.call_later(_LAZY_SECONDS, self.want)
+            self._later = self._loop.call_later(_LAZY_SECONDS, self._want_now)
+
+    def _want_now(self) -> None:
+        self._later = None
+        self.want()
 
     async def close(self) -> None:
         """Write and sync what waits, and let go of the file; waits for that however often the
@@ -152,10 +157,10 @@ class JournalWriter:
             await self._let_go()
 
     async def _write_batch(self) -> None:
-        if self._later is not None:
-            self._later.cancel()
-            self._later = None
         self._gather()
+        if not self._frames:
+            self._waiting = False  # it has gone with others meanwhile
+            return
         batch = self._frames[0] if len(self._frames) == 1 else b"".join(self._frames)
         tickets = self._tickets
         self._frames, self._tickets, self._waiting = [], [], False
@@ -193,7 +198,7 @@ class JournalWriter:
         """
         point("before-sync")
         try:
-            await self._loop.run_in_executor(self._thread, self._raw.sync)
+            await self._thread.run_in_executor(None, self._raw.sync)
         except OSError as error:
             raise _SyncFailed from error
         point("after-sync")
@@ -211,7 +216,7 @@ class JournalWriter:
             return
         end, records = self._written, self._written_records
         point("before-sync")
-        self._sync = self._loop.run_in_executor(self._syncing, self._raw.sync)
+        self._sync = self._syncing.run_in_executor(None, self._raw.sync)
         self._sync.add_done_callback(lambda done: self._synced_in_background(done, end, records))
 
     def _synced_in_background(self, done: asyncio.Future[None], end: int, records: int) -> None:
@@ -246,9 +251,9 @@ class JournalWriter:
             if timer is not None:
                 timer.cancel()
         # In the writer's thread: whatever is still being written there comes first.
-        closing = self._loop.run_in_executor(self._thread, self._close_file)
-        self._thread.shutdown(wait=False)
-        self._syncing.shutdown(wait=False)
+        closing = self._thread.run_in_executor(None, self._close_file)
+        self._thread.close()
+        self._syncing.close()
         await asyncio.shield(closing)
 
     def _close_file(self) -> None:
