@@ -70,7 +70,8 @@ class WorkerGroups:
     def values_for(self, attempt: Attempt) -> Sequence[Any]:
         """What the arguments of a member are taken from."""
         run = attempt.run
-        return _Overlay(run.values, run.kept_remotely) if run.kept_remotely else run.values
+        kept = _kept_by(attempt)
+        return _Overlay(run.values, kept) if kept else run.values
 
     def plan(self, attempt: Attempt, kept: Mapping[int, RemoteValue] | None = None) -> None:
         """Work out what becomes of the value of a member.
@@ -79,7 +80,7 @@ class WorkerGroups:
             kept: what the worker keeps by the time of its turn; None for what it keeps now.
         """
         run, node = attempt.run, attempt.node
-        kept = run.kept_remotely if kept is None else kept
+        kept = _kept_by(attempt) if kept is None else kept
         uses = _uses_of(run.graph, attempt.unit)
         outputs = run.graph.outputs_of(node)
         keep, back = [], []
@@ -120,7 +121,7 @@ class WorkerGroups:
         it while it runs.
         """
         run = attempt.run
-        kept = dict(run.kept_remotely)
+        kept = _kept_by(attempt)
         _promise(attempt, kept)
         ready: list[Attempt] = []
         for place in range(attempt.position + 1, len(run.graph.units.members_of(attempt.unit))):
@@ -264,6 +265,15 @@ class WorkerGroups:
         if run.consumers is not None:
             for node in run.unfreed.pop(unit, ()):
                 let_go(run, node)
+
+
+def _kept_by(attempt: Attempt) -> dict[int, RemoteValue]:
+    """What the worker of an attempt keeps; another group may be under way in another one."""
+    return {
+        asset: remote
+        for asset, remote in attempt.run.kept_remotely.items()
+        if remote.holder is attempt.worker
+    }
 
 
 def _promise(attempt: Attempt, kept: dict[int, RemoteValue]) -> None:

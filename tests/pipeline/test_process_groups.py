@@ -417,3 +417,34 @@ async def test_a_cancelled_run_stops_what_was_sent_ahead() -> None:
         result = await run.result()
     assert result.step_results["sleeps"].status is NodeState.CANCELLED
     assert result.step_results["look"].status is NodeState.CANCELLED
+
+
+async def test_a_group_takes_values_of_one_that_still_runs_in_another_worker(
+    tmp_path: Path,
+) -> None:
+    mark = tmp_path / "mark"
+
+    @step(lane="process", execution_group="first", outputs=["number"])
+    def begin() -> int:
+        return 20
+
+    @step(lane="process", execution_group="first")
+    def end_late(number: int) -> int:
+        while not mark.exists():
+            time.sleep(0.01)
+        return number
+
+    @step(lane="process", execution_group="second", outputs=["more"])
+    def take(number: int) -> int:
+        return number + 1
+
+    @step(lane="process", execution_group="second")
+    def take_both(number: int, more: int) -> int:
+        mark.touch()
+        return number + more
+
+    pipeline = Pipeline("two groups", steps=[begin, end_late, take, take_both])
+    async with Runtime(max_cpus=2) as runtime:
+        result = await pipeline.run(runtime=runtime, timeout=20)
+    result.raise_for_failure()
+    assert result["take_both"] == 41
