@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import psutil
 
-from asyncflow import Pipeline, PipelineResult, Retry, Runtime, StepContext, step
+from asyncflow import Pipeline, PipelineResult, Retry, Runtime, step
 
 UNITS = 2_000
 WORKERS = 3
@@ -43,18 +44,27 @@ def die_by(number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
 
 
-@step(lane="process", retry=Retry(8, wait_initial=0.0, wait_jitter=0.0), resources={"cpu": 1})
+@step(lane="process", retry=Retry(8, wait_initial=0.0, wait_jitter=0.0))
 def unit(
-    number: int, fate: tuple[int, bool] | None, ballast: bytes, context: StepContext
+    number: int, fate: tuple[int, bool] | None, ballast: bytes, folder: str
 ) -> tuple[int, bytes]:
     """Return a number and what it was given, or die."""
-    if fate is not None and (fate[1] or context.attempt == 1):
+    if fate is not None and (fate[1] or is_first_time(Path(folder, str(number)))):
         die_by(signal.Signals(fate[0]))
     return number * number, ballast
 
 
+def is_first_time(flag: Path) -> bool:
+    """Whether nobody has come by here before, in this or in another process."""
+    try:
+        flag.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 def pipeline_of(seed: int) -> Pipeline:
-    """All units, none of which waits for another."""
+    """All units, none of which waits for another; so small ones go to a worker together."""
     chosen = fates(seed)
     pipeline = Pipeline("chaos", failure_policy="collect_all")
     for number in range(UNITS):
@@ -74,14 +84,14 @@ def workers_of(host: int) -> Iterator[psutil.Process]:
             continue  # it has ended meanwhile
 
 
-async def run(seed: int) -> PipelineResult:
-    """Run them all."""
+async def run(seed: int, folder: str) -> PipelineResult:
+    """Run them all; the folder, which is empty, is where they remember that they died."""
     async with Runtime(max_cpus=WORKERS) as runtime:
-        return await pipeline_of(seed).run(runtime=runtime)
+        return await pipeline_of(seed).run({"folder": folder}, runtime=runtime)
 
 
 if __name__ == "__main__":
     import asyncio
 
     print("ready", flush=True)
-    asyncio.run(run(int(sys.argv[1])))
+    asyncio.run(run(int(sys.argv[1]), sys.argv[2]))

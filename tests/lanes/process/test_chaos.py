@@ -62,10 +62,10 @@ async def kill_at_random(random: Random) -> list[int]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", [1])
 async def test_every_unit_ends_and_the_innocent_never_fail(
-    seed: int, leaves_no_shared_memory: None
+    seed: int, tmp_path: Path, leaves_no_shared_memory: None
 ) -> None:
     killer = asyncio.create_task(kill_at_random(Random(seed)))
-    result = await chaos.run(seed)
+    result = await chaos.run(seed, str(tmp_path))
     killer.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await killer
@@ -95,11 +95,11 @@ def processes_with(marker: str) -> list[psutil.Process]:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("after_seconds", [0.0, 0.4, 1.5])
 def test_nothing_outlives_a_host_that_is_killed(
-    after_seconds: float, leaves_no_shared_memory: None
+    after_seconds: float, tmp_path: Path, leaves_no_shared_memory: None
 ) -> None:
     marker = f"{os.getpid()}-{after_seconds}"
     host = subprocess.Popen(
-        [sys.executable, "-m", "tests.lanes.process.chaos", "1"],
+        [sys.executable, "-m", "tests.lanes.process.chaos", "1", str(tmp_path)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
