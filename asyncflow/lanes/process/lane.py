@@ -24,6 +24,7 @@ from asyncflow.lanes.worker_kind import PLAIN, WorkerKind
 __all__ = ["ProcessLane"]
 
 _FINISH_SECONDS = 1.5
+_MOST_STILLBORN = 10
 _DROP_SECONDS = 2.0
 
 _Outcome = wire.Done | wire.Failed
@@ -76,7 +77,7 @@ class ProcessLane(Lane):
         self._nests = Nests(loop)
         self._guardian = Guardian()
         self._gone = asyncio.Event()
-        self._closed = False
+        self._closed, self._stillborn = False, 0
 
     # -- starting --------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class ProcessLane(Lane):
         elif kind is wire.Withdraw:
             self._nests.withdrawn(worker, frame.ticket)
         elif kind is wire.Hello:
-            worker.started = True
+            worker.started, self._stillborn = True, 0
             if worker.calls:
                 self._begins(next(iter(worker.calls.values())))
 
@@ -360,7 +361,7 @@ class ProcessLane(Lane):
         blamed = worker.last_number
         if blamed in worker.ahead:
             self._fail_dead(worker.ahead[blamed], worker, death)
-        if blamed not in calls and calls and not worker.started:
+        if blamed not in calls and calls and not worker.started and self._is_hopeless(worker):
             blamed = next(iter(calls))
         for number, call in calls.items():
             if worker.never_was_up:
@@ -372,6 +373,11 @@ class ProcessLane(Lane):
             else:
                 self._make_elsewhere(call)
         self._gone.set()
+
+    def _is_hopeless(self, worker: WorkerHandle) -> bool:
+        """Whether so many in a row were never up that the next will not be either."""
+        self._stillborn += 1
+        return worker.killed or self._stillborn > _MOST_STILLBORN
 
     def _fail_dead(self, call: Call, worker: WorkerHandle, death: Death) -> None:
         if worker.killed:

@@ -49,7 +49,7 @@ async def kill_at_random(random: Random) -> list[int]:
     """Kill workers from outside, whatever they are doing, idle and starting ones too."""
     killed: list[int] = []
     while len(killed) < KILLS_FROM_OUTSIDE:
-        await asyncio.sleep(random.uniform(0.01, 0.12))
+        await asyncio.sleep(random.uniform(0.02, 0.25))
         workers = await asyncio.to_thread(lambda: list(chaos.workers_of(os.getpid())))
         if workers:
             victim = random.choice(workers)
