@@ -31,6 +31,8 @@ class FunctionTable:
         self._by_body: dict[bytes, Function] = {}
         self._by_scope: weakref.WeakKeyDictionary[Any, dict[Callable[..., Any], Function]]
         self._by_scope = weakref.WeakKeyDictionary()
+        self._latest: weakref.ref[Any] | None = None
+        self._known: dict[Callable[..., Any], Function] = {}
         self._last = 0
 
     def find(self, func: Callable[..., Any], scope: Any) -> Function:
@@ -44,9 +46,7 @@ class FunctionTable:
         """
         if scope is None:
             return self._number(dumps(func))
-        known = self._by_scope.get(scope)
-        if known is None:
-            known = self._by_scope[scope] = {}
+        known = self._known_in(scope)
         try:
             return known[func]
         except KeyError:
@@ -54,6 +54,16 @@ class FunctionTable:
             return found
         except TypeError:  # a callable that has no hash
             return self._number(dumps(func))
+
+    def _known_in(self, scope: Any) -> dict[Callable[..., Any], Function]:
+        """What is known of one run; most calls are of the same run as the one before."""
+        if self._latest is not None and self._latest() is scope:
+            return self._known
+        known = self._by_scope.get(scope)
+        if known is None:
+            known = self._by_scope[scope] = {}
+        self._latest, self._known = weakref.ref(scope), known
+        return known
 
     def _number(self, body: bytes) -> Function:
         found = self._by_body.get(body)
