@@ -30,6 +30,7 @@ class CallPlan(msgspec.Struct, frozen=True):
         depends_on: names of the modules whose results it is given, in order.
         gpus: how many GPUs it asked for.
         target: what it runs.
+        version: of the code that is imported; a worker that knows another one is told anew.
     """
 
     nest: Nest
@@ -38,6 +39,7 @@ class CallPlan(msgspec.Struct, frozen=True):
     depends_on: tuple[str, ...]
     gpus: float
     target: Target
+    version: str = ""
 
 
 # So that no build has to look at every call anew.

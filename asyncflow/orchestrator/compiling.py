@@ -15,7 +15,14 @@ from asyncflow.orchestrator.knots import Problems
 from asyncflow.orchestrator.logs import LogPlan
 from asyncflow.orchestrator.model import ModuleEntry, PipelineConfig, RetryPolicy
 from asyncflow.orchestrator.places import Nest
-from asyncflow.orchestrator.targets import Runnable, Target, TargetError, Targets, load_target
+from asyncflow.orchestrator.targets import (
+    Runnable,
+    Target,
+    TargetError,
+    Targets,
+    load_target,
+    version_of_imports,
+)
 from asyncflow.quantities import parse_bytes
 from asyncflow.resources import GPUConfig, ResourceRequirements
 from asyncflow.retry import Retry
@@ -56,10 +63,10 @@ def calls_to_run(
         runnables: what each module runs, imported.
         logs: where output is kept.
     """
-    targets = _targets_of(loaded)
+    targets, version = _targets_of(loaded), version_of_imports()
     calls = []
     for entry, values, runnable in zip(loaded.config.modules, params, runnables, strict=True):
-        plan = _plan_of(loaded, entry, targets, logs)
+        plan = _plan_of(loaded, entry, targets, logs, version)
         kind = AsyncModuleCall if is_coroutine_function(runnable.function) else ModuleCall
         calls.append(kind(plan, values, runnable))
     return calls
@@ -126,7 +133,9 @@ def log_plan_of(config: PipelineConfig, folder: Path | None) -> LogPlan:
     )
 
 
-def _plan_of(loaded: Loaded, entry: ModuleEntry, targets: Targets, logs: LogPlan) -> CallPlan:
+def _plan_of(
+    loaded: Loaded, entry: ModuleEntry, targets: Targets, logs: LogPlan, version: str = ""
+) -> CallPlan:
     execution = loaded.config.execution
     nest = Nest(
         targets,
@@ -142,6 +151,7 @@ def _plan_of(loaded: Loaded, entry: ModuleEntry, targets: Targets, logs: LogPlan
         depends_on=tuple(entry.depends_on),
         gpus=entry.resources.gpus,
         target=target_of(loaded, entry),
+        version=version,
     )
 
 

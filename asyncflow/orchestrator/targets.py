@@ -28,7 +28,15 @@ from asyncflow.errors import text_of
 from asyncflow.graph.names import nearest
 from asyncflow.step import is_coroutine_function
 
-__all__ = ["Runnable", "Target", "TargetError", "Targets", "load_target", "make_importable"]
+__all__ = [
+    "Runnable",
+    "Target",
+    "TargetError",
+    "Targets",
+    "load_target",
+    "make_importable",
+    "version_of_imports",
+]
 
 # Name of a module that was imported for a pipeline → its file, as it was then.
 _IMPORTED: dict[str, _FileVersion] = {}
@@ -184,6 +192,15 @@ def load_target(target: Target) -> Runnable:
     return _function(found, target) if target.is_script else _runner(found, target)
 
 
+def version_of_imports() -> str:
+    """Tells what was imported for pipelines from what it is once one of its files was written.
+
+    A worker that is told of another version loads its modules anew.
+    """
+    known = repr(sorted((name, msgspec.to_builtins(file)) for name, file in _IMPORTED.items()))
+    return blake2b(known.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
 # -- importing ---------------------------------------------------------------------------
 
 
@@ -245,12 +262,13 @@ def _remember(names: set[str], folder: str) -> None:
 
 
 def _forget_what_changed() -> None:
-    """Have what was imported before and has been written since imported anew."""
-    changed = [name for name, version in _IMPORTED.items() if not version.is_current()]
-    tops = {name.partition(".")[0] for name in changed}
-    for name in [name for name in _IMPORTED if name.partition(".")[0] in tops]:
-        del _IMPORTED[name]
+    """Have all that was imported imported anew once any of it has been written since: what did
+    not change may hold functions of what did."""
+    if all(version.is_current() for version in _IMPORTED.values()):
+        return
+    for name in _IMPORTED:
         sys.modules.pop(name, None)
+    _IMPORTED.clear()
 
 
 def _forget_namesake(top: str, folder: str) -> None:

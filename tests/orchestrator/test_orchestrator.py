@@ -235,6 +235,18 @@ def test_a_module_that_was_changed_is_imported_anew(project: Project) -> None:
     assert orchestrator.execute_sync() == {"m": "another"}
 
 
+async def test_workers_of_a_shared_runtime_see_the_change_too(project: Project) -> None:
+    project.write("m.py", "from helper import value\n\ndef run(context):\n    return value()\n")
+    project.write("helper.py", "def value(): return 1\n")
+    async with Runtime(max_cpus=1) as runtime:
+        orchestrator = project.orchestrator(
+            pipeline('{name: m, script: "m.py:run"}', "process"), runtime=runtime
+        )
+        assert await orchestrator.execute() == {"m": 1}
+        project.write("helper.py", "def value(): return 'another'\n")
+        assert await orchestrator.execute() == {"m": "another"}
+
+
 def test_a_name_that_is_in_use_already_is_not_taken_for_the_pipeline_s(project: Project) -> None:
     project.write("json.py", "class M:\n    def run(self, context): ...\n")
     with pytest.raises(ConfigError, match="another one of that name is in use already"):
