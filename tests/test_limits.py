@@ -897,3 +897,94 @@ def test_the_same_seed_gives_the_same_events_with_limits() -> None:
 
     assert play(1) == play(1)
     assert play(1) != play(2)
+
+
+# ------------------------------------------------------------------- whatever happens
+
+
+TAKES = st.sampled_from(
+    [
+        None,
+        ["a"],
+        {"a": 2},
+        ["a", "b"],
+        ["rate"],
+        {"rate": 2, "b": 1},
+        lambda number: f"host:{number % 3}",
+        lambda number: [f"host:{number % 2}", "rate"],
+        lambda number: {"a": 1 + number % 2},
+    ]
+)
+NODES = st.lists(
+    st.tuples(TAKES, st.integers(0, 3), st.sampled_from([0, 0.1, 1.5]), st.integers(0, 2)),
+    min_size=1,
+    max_size=14,
+)
+
+
+@given(
+    nodes=NODES,
+    cpus=st.integers(1, 2),
+    window=st.integers(1, 5),
+    seed=st.integers(0, 99),
+    cancel_after=st.one_of(st.none(), st.floats(0, 5)),
+)
+@settings(max_examples=60)
+def test_any_graph_with_any_limits_ends_within_them(
+    nodes: list[Any], cpus: int, window: int, seed: int, cancel_after: float | None
+) -> None:
+    """Groups, tries, CPUs, nests and cancels: never too many, nothing lost, nobody forgotten."""
+    inside, starts = Counter[str](), list[float]()
+    most = {"a": 2, "b": 1, "host:0": 1, "host:1": 1, "host:2": 1}
+
+    async def work(limits: Any, number: int, seconds: float) -> None:
+        keys = keys_of(limits(number) if callable(limits) else limits)
+        for key, weight in keys:
+            inside[key] += weight
+            starts.extend([asyncio.get_running_loop().time()] * (weight if key == "rate" else 0))
+            assert key == "rate" or inside[key] <= most[key]
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            inside.subtract(dict(keys))
+
+    pipeline = Pipeline("p", failure_policy="collect_all")
+    for place, (limits, group, seconds, fails) in enumerate(nodes):
+
+        async def body(
+            context: StepContext, number: int, limits: Any, seconds: float, fails: int
+        ) -> None:
+            await work(limits, number, seconds)
+            if context.attempt <= fails:
+                raise ConnectionError
+
+        one = step(
+            limits=limits,
+            retry=Retry(2, wait_initial=0.1),
+            name=f"n{place}",
+            resources={"cpu": 1} if place % 2 else None,
+            execution_group=f"g{group}" if group else None,
+        )(body)
+        params = {"number": place, "limits": limits, "seconds": seconds, "fails": fails}
+        pipeline.add_step(one, params=params, after=[f"n{place - 3}"] if place > 2 else [])
+
+    async def main(runtime: Runtime) -> None:
+        run = await runtime.start(pipeline)
+        if cancel_after is not None:
+            await asyncio.sleep(cancel_after)
+            await run.cancel()
+        await run.wait()
+        assert cancel_after is not None or (await run.result()).success
+        limiter = runtime._supply.limiter
+        limiter.validate()
+        assert limiter.waiting() == []
+        assert limiter.statistics().leases == 0
+
+    VirtualRuntime(
+        seed,
+        cpus=cpus,
+        max_concurrency=window,
+        limits={"a": 2, "b": 1, "host:*": 1, "rate": Rate(3, per_seconds=2, burst=2)},
+    ).run_async(main)
+    for place, begin in enumerate(starts):
+        assert bisect_right(starts, begin + 2) - place <= 3
