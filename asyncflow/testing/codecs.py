@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncflow.errors import NotReadable
 from asyncflow.storage.codec import Codec
-from asyncflow.storage.codecs import Codecs
-from asyncflow.storage.digests import digest_of
+
+if TYPE_CHECKING:
+    from asyncflow.storage.codecs import Codecs
 
 __all__ = ["check_codec"]
 
@@ -53,6 +54,9 @@ def check_codec(
         ...         return self.doubled == other.doubled
         >>> check_codec(Halves(), [Half(1), Half(-7)])
     """
+    # Here, because every test session imports this module, and few check a codec.
+    from asyncflow.storage.codecs import Codecs
+
     codecs = Codecs([codec])
     for builtin in _BUILTIN_VALUES:
         assert not codec.takes(builtin), f"{codec.tag!r} takes the builtin value {builtin!r}"
@@ -62,6 +66,8 @@ def check_codec(
 
 
 def _check_value(codecs: Codecs, codec: Codec, value: Any, same: Callable[[Any, Any], Any]) -> None:
+    from asyncflow.storage.digests import digest_of
+
     written = codecs.encode({"x": [value, value]})
     again = codecs.decode(written)["x"]
     what = f"{value!r} comes back from {codec.tag!r}"
