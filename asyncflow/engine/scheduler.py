@@ -35,7 +35,6 @@ from asyncflow.engine.supply import Supply
 from asyncflow.engine.worker_groups import WorkerGroups
 from asyncflow.lanes.inline import InlineLane
 from asyncflow.lanes.lane import Lane
-from asyncflow.states import RUNNING
 
 if TYPE_CHECKING:
     from asyncflow.engine.recording import Recorder
@@ -114,11 +113,11 @@ class Scheduler:
         # Records that are safe, and whose consequences are still to be drawn.
         self.acknowledged: deque[tuple[Recorder, Record]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._completions: deque[Attempt] = deque()
+        self.completions: deque[Attempt] = deque()
         self._new_runs: deque[RunRecord] = deque()
         self.with_ready: deque[RunRecord] = deque()
         self.asked = False  # the limiter, since it last had nothing to grant
-        self._complete = self.complete
+        self.report = self.complete  # bound once: every call takes it along
         self.batch: list[Attempt] = []
         self._look_later = False
         self._batch_limit = _SMALLEST_BATCH * 4
@@ -153,7 +152,7 @@ class Scheduler:
     def complete(self, attempt: Attempt) -> None:
         """A lane's report that a call ended."""
         if self._scheduled:
-            self._completions.append(attempt)
+            self.completions.append(attempt)
         elif self.in_flight == 1 and not self.eager:
             # The only one: its own task makes the turn, and a chain of steps takes one turn
             # of the loop for each instead of two.
@@ -161,7 +160,7 @@ class Scheduler:
             self.batch.clear()
             self._turn(attempt)
         else:
-            self._completions.append(attempt)
+            self.completions.append(attempt)
             self.wake()
 
     def _turn(self, only: Attempt | None = None) -> None:
@@ -184,23 +183,39 @@ class Scheduler:
             Whether it was all; else the turn goes on from here.
         """
         if not attempt.alone or attempt.error is not None or self._limiter is not None:
-            self._completions.append(attempt)
+            self.completions.append(attempt)
             return False
-        self.settlement.succeed_alone(attempt)
-        if len(self.with_ready) != 1 or self._new_runs or self.resumed or self.growing:
+        if not self.settlement.succeed_alone(attempt):
             return False
-        if self.closing or self.releasing or self.acknowledged or not self._look_later:
-            return False
-        run = self.with_ready[0]
-        ready = run.frontier.ready
-        if len(ready) != 1 or run.blemished or not run.graph.alone[ready[0]]:
+        run = attempt.run
+        more = self._new_runs or self.growing or self.closing or self.releasing or self.acknowledged
+        if more or not self._look_later or not self._is_next(run):
+            self.queue(run)
             return False
         self.turns += 1
-        self.with_ready.clear()
-        run.queued = False
         self._scheduled = False
-        self._start_alone(run, ready.popleft())
+        self.starting.start_alone(run, run.frontier.ready.popleft())
         return True
+
+    def _follow(self, run: RunRecord) -> None:
+        """Start the only unit that is ready in a run, or let it take its turn."""
+        if self.eager and self.in_flight < self.max_concurrency and self._is_next(run):
+            self.starting.start_alone(run, run.frontier.ready.popleft())
+        else:
+            self.queue(run)
+
+    def _is_next(self, run: RunRecord) -> bool:
+        """Whether the only unit that is ready in a run would be the next to start in any case."""
+        ready = run.frontier.ready
+        return not (
+            self.with_ready
+            or self.resumed
+            or self._limiter is not None
+            or self.starting.waiting_for_worker
+            or run.blemished
+            or ready.__class__ is not deque
+            or not run.graph.alone[ready[0]]
+        )
 
     def _work(self) -> None:
         """One turn: settle what has ended and start what may start, for about 2 ms."""
@@ -212,10 +227,10 @@ class Scheduler:
         if self._limiter is not None:
             self.limited.look()
         while True:
-            if self._completions or self.releasing or self.acknowledged:
+            if self.completions or self.releasing or self.acknowledged:
                 self._settle_some()
             more: object = (
-                self._start_some() or self._completions or self.releasing or self.acknowledged
+                self._start_some() or self.completions or self.releasing or self.acknowledged
             )
             if self.growing:
                 self.maps.grow_some()
@@ -372,12 +387,12 @@ class Scheduler:
             room = 1
         share = 0
         while share < room and ready:
-            share += 1
             unit = ready.popleft()
             # Read anew each time: what starts here may grow the run's graph.
             if run.graph.alone[unit] and not run.blemished:
-                self._start_alone(run, unit)
+                share += self.starting.start_alone(run, unit, room - share)
                 continue
+            share += 1
             node = run.graph.units.members_of(unit)[0]
             # A nested node may have been cancelled before its turn came.
             gone = run.has_nested and (run.is_final(node) or run.is_ending(node))
@@ -390,47 +405,6 @@ class Scheduler:
             with_ready.remove(run)
             run.queued = False
         return share
-
-    def _start_alone(self, run: RunRecord, node: int) -> None:
-        """The shortest way from ready to running, for a coroutine that asks for nothing.
-
-        What :meth:`advance` does step by step and with all its questions takes four times
-        as long, which is most of what a run of 100,000 small steps costs.
-        """
-        graph, inline = run.graph, self.inline
-        placed = graph.nodes[node]
-        slots = graph.slots[node]
-        if slots:
-            values = run.values
-            args = [values[slot] for slot in slots]
-        else:
-            args = []
-        attempt = Attempt(
-            placed.step.func,
-            args,
-            None,
-            run.context.copy(),
-            placed.name,
-            self._complete,
-            True,
-            run=run,
-            unit=node,
-            node=node,
-            phase=_RUNNING,
-            lane=inline,
-            alone=True,
-        )
-        run.states[node] = RUNNING
-        run.in_flight[node] = attempt
-        self.in_flight += 1
-        bus = run.bus
-        if bus.listening:
-            self.starting.announce(attempt, inline)
-        else:
-            bus.sequence += 2
-        if not self.eager:
-            self.batch.append(attempt)
-        inline.start_coroutine(attempt)
 
     @property
     def limiter_so_far(self) -> Limiter | None:
@@ -472,13 +446,15 @@ class Scheduler:
             if not run.frontier.work_off():
                 self.releasing.popleft()
             self.queue(run)
-        completions = self._completions
+        completions = self.completions
         settlement = self.settlement
-        left = min(_CHUNK, len(completions))
-        while left:
+        left = _CHUNK
+        # What starts eagerly may have ended already: a chain goes on in here.
+        while left and completions:
             left -= 1
             attempt = completions.popleft()
             if attempt.alone and attempt.error is None:
-                settlement.succeed_alone(attempt)
+                if settlement.succeed_alone(attempt):
+                    self._follow(attempt.run)
             else:
                 settlement.settle(attempt)

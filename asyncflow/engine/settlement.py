@@ -77,8 +77,12 @@ class Settlement:
         else:
             self.fail(attempt)
 
-    def succeed_alone(self, attempt: Attempt) -> None:
-        """What :meth:`settle` comes to for a node that holds nothing and succeeded."""
+    def succeed_alone(self, attempt: Attempt) -> bool:
+        """What :meth:`settle` comes to for a node that holds nothing and succeeded.
+
+        Returns:
+            Whether this was the last, and made a single unit ready: see that it starts.
+        """
         run, node, scheduler = attempt.run, attempt.node, self._scheduler
         scheduler.in_flight -= 1
         del run.in_flight[node]
@@ -87,16 +91,19 @@ class Settlement:
         run.finished[node] = attempt.finished
         if run.recorder is not None:
             run.recorder.ended_alone(attempt)
-            return
+            return False
         run.states[node] = SUCCEEDED
-        run.left -= 1
+        left = run.left = run.left - 1
+        is_next = False
         if run.stopping is None or run.graph.cleanup:
             frontier = run.frontier
             if frontier.finished(node):
                 scheduler.releasing.append(run)
             if frontier.ready and not run.queued:
-                run.queued = True
-                scheduler.with_ready.append(run)
+                is_next = len(frontier.ready) == 1 and not scheduler.completions
+                if not is_next:
+                    run.queued = True
+                    scheduler.with_ready.append(run)
         bus = run.bus
         if bus.listening:
             bus.publish(events.NodeFinished, **finish_fields(run, node))
@@ -105,8 +112,9 @@ class Settlement:
             bus.sequence += 2
         if run.element_of:
             scheduler.maps.element_ended(run, node)
-        if not run.left or run.stopping is not None:
+        if not left or run.stopping is not None:
             scheduler.stopping.end_if_over(run)
+        return is_next
 
     def _succeed(self, attempt: Attempt) -> None:
         run, node = attempt.run, attempt.node

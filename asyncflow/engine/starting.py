@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Starting"]
 
 _NOTHING = Demand()
+_RUNNING = Phase.RUNNING
 _NO_ARGS: list[object] = []
 
 
@@ -52,6 +53,64 @@ class Starting:
         attempt = self.new_attempt(run, unit, members[unit][position])
         attempt.position = position
         return attempt
+
+    def start_alone(self, run: RunRecord, unit: int, room: int = 1) -> int:
+        """The shortest way from ready to running, for coroutines that ask for nothing.
+
+        What :meth:`advance` does step by step and with all its questions takes four times
+        as long, which is most of what a run of 100,000 small steps costs.
+
+        Args:
+            unit: the first to start; others that are ready and as simple follow.
+            room: how many may start.
+
+        Returns:
+            How many did.
+        """
+        scheduler, graph, bus = self._scheduler, run.graph, run.bus
+        inline, eager = scheduler.inline, scheduler.eager
+        nodes, slots_of, values = graph.nodes, graph.slots, run.values
+        states, in_flight, copy_context = run.states, run.in_flight, run.context.copy
+        report, start, batch = scheduler.report, inline.start_coroutine, scheduler.batch
+        started = 0
+        while True:
+            placed, slots = nodes[unit], slots_of[unit]
+            if len(slots) > 1:  # on Python 3.11 a comprehension is a call of its own
+                args = [values[slot] for slot in slots]
+            else:
+                args = [values[slots[0]]] if slots else []
+            attempt = Attempt(
+                placed.step.func,
+                args,
+                None,
+                copy_context(),
+                placed.name,
+                report,
+                True,
+                run=run,
+                unit=unit,
+                node=unit,
+                phase=_RUNNING,
+                lane=inline,
+                alone=True,
+            )
+            states[unit] = RUNNING
+            in_flight[unit] = attempt
+            scheduler.in_flight += 1
+            if bus.listening:
+                self.announce(attempt, inline)
+            else:
+                bus.sequence += 2
+            if not eager:
+                batch.append(attempt)
+            start(attempt)
+            started += 1
+            if started == room:
+                return started
+            ready = run.frontier.ready
+            if ready.__class__ is not deque or not ready or not graph.alone[ready[0]]:
+                return started
+            unit = ready.popleft()
 
     def new_attempt(self, run: RunRecord, unit: int, node: int) -> Attempt:
         """The first try of a node."""
