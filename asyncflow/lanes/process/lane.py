@@ -249,9 +249,8 @@ class ProcessLane(Lane):
         """Have a worker that has nothing to do wait for something, or replace it."""
         if not worker.is_free or worker not in self._workers:
             return
-        too_many = len(self._workers) - self._waiting > self._max_workers  # nests needed them
-        if worker.worn or too_many:
-            self._retire(worker)
+        if worker.worn or len(self._workers) - self._waiting > self._max_workers:
+            self._retire(worker)  # nests may have needed more than are kept
         else:
             self._idle.setdefault(worker.kind, []).append(worker)
 
@@ -428,8 +427,7 @@ class ProcessLane(Lane):
     # -- room --------------------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        # Idle ones are counted out: while a call waited for its nest there may have been more
-        # of them than may work at once.
+        # Idle ones are counted out: nests may have needed more than may work at once.
         idle = sum(map(len, self._idle.values()))
         return len(self._workers) - idle - self._waiting < self._max_workers
 
