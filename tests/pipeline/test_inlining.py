@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -841,3 +843,41 @@ async def test_a_pipeline_with_inlined_ones_runs_nested_in_a_step() -> None:
         return str(result["join"])
 
     assert (await Pipeline("top", [outermost]).run())["outermost"] == "ROWS OF X + ROWS OF Y"
+
+
+# -- recorded runs and worker processes --------------------------------------------------
+
+
+def recorded(ran: list[str], *, times: int = 2, fail: bool = False) -> Pipeline:
+    @step(outputs=["rows"])
+    async def read(path: str, times: int) -> str:
+        ran.append(f"read {path}")
+        return path * times
+
+    @step
+    async def last(left: str, right: str) -> str:
+        ran.append("last")
+        if fail:
+            raise ValueError("not yet")
+        return left + right
+
+    sub = Pipeline("reading", [read], inputs=["path"], context={"times": times})
+    pipeline = Pipeline("all").add_pipeline(sub, "a", inputs={"path": "x"}, outputs=["rows"])
+    pipeline.add_pipeline(sub, "b", inputs={"path": "y"}, outputs={"rows": "others"})
+    return pipeline.add_step(last, inputs={"left": "rows", "right": "others"})
+
+
+def test_a_recorded_run_goes_on_inside_inlined_pipelines(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    async def run(pipeline: Pipeline) -> PipelineResult:
+        ran.clear()
+        async with Runtime(directory=tmp_path):
+            return await pipeline.run({"x": "p", "y": "q"}, run_id="r")
+
+    assert not asyncio.run(run(recorded(ran, fail=True))).success
+    assert ran == ["read p", "read q", "last"]
+    assert asyncio.run(run(recorded(ran)))["last"] == "ppqq"
+    assert ran == ["last"]
+    assert asyncio.run(run(recorded(ran, times=3)))["last"] == "pppqqq"
+    assert ran == ["read p", "read q", "last"]
