@@ -25,6 +25,7 @@ async def add_up(*values: int) -> int:
     return 1 + sum(values)
 
 
+@pytest.mark.timeout(180)  # some start a dozen interpreters
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_measure_gives_rows_with_figures(name: str) -> None:
     rows = MEASURES[name](QUICK)

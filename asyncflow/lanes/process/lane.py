@@ -27,8 +27,6 @@ _FINISH_SECONDS = 1.5
 _MOST_STILLBORN = 10
 _DROP_SECONDS = 2.0
 
-_Outcome = wire.Done | wire.Failed
-
 
 class ProcessLane(Lane):
     """Worker processes that are started when first needed and live as long as the lane.
@@ -188,7 +186,7 @@ class ProcessLane(Lane):
             if worker.calls:
                 self._begins(next(iter(worker.calls.values())))
 
-    def _ended(self, worker: WorkerHandle, frame: _Outcome) -> None:
+    def _ended(self, worker: WorkerHandle, frame: wire.Outcome) -> None:
         worker.end_output(frame.marks)
         call = worker.calls.pop(frame.number, None)
         if call is None and frame.number in worker.ahead:
@@ -211,7 +209,7 @@ class ProcessLane(Lane):
             self._free(worker)
         call.done(call)
 
-    def _take_outcome(self, call: Call, worker: WorkerHandle, frame: _Outcome) -> None:
+    def _take_outcome(self, call: Call, worker: WorkerHandle, frame: wire.Outcome) -> None:
         now = self._clock()
         call.ends()
         call.finished = min(frame.finished, now)
@@ -237,7 +235,7 @@ class ProcessLane(Lane):
             worker.kept.difference_update(call.flow.drop)
             call.value = call.take_parts(value, worker)
 
-    def _is_worn(self, worker: WorkerHandle, frame: _Outcome) -> bool:
+    def _is_worn(self, worker: WorkerHandle, frame: wire.Outcome) -> bool:
         """Whether a worker should be replaced."""
         return bool(
             frame.dirty
@@ -312,7 +310,7 @@ class ProcessLane(Lane):
             self._begins(call)
         return True
 
-    def _ended_ahead(self, worker: WorkerHandle, frame: _Outcome) -> None:
+    def _ended_ahead(self, worker: WorkerHandle, frame: wire.Outcome) -> None:
         """A call has ended before the engine came to it; nobody may want it any more."""
         worker.units += 1
         worker.worn = worker.worn or self._is_worn(worker, frame)

@@ -37,6 +37,7 @@ __all__ = [
     "HostFrame",
     "LogLine",
     "New",
+    "Outcome",
     "Output",
     "Packet",
     "Recall",
@@ -153,6 +154,9 @@ class Failed(msgspec.Struct, array_like=True, tag=1):
     dirty: str = ""
     resident_bytes: int = 0
     peak_bytes: int = 0
+
+
+Outcome = Done | Failed
 
 
 class Report(msgspec.Struct, array_like=True, tag=2):

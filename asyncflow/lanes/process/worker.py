@@ -39,8 +39,6 @@ __all__ = ["Worker", "die", "main", "run"]
 # A call that takes longer may have grown the process.
 _LOOK_AT_MEMORY_SECONDS = 0.01
 
-Outcome = wire.Done | wire.Failed
-
 
 class Worker:
     """Makes the calls that come on one channel.
@@ -139,7 +137,7 @@ class Worker:
         self.tell(outcome, self._written(parcel, outcome))
         wire.WORD.pack_into(self._word, 0, 0)
 
-    def _written(self, parcel: Parcel, outcome: Outcome) -> int | None:
+    def _written(self, parcel: Parcel, outcome: wire.Outcome) -> int | None:
         try:
             return parcel.write()
         except OSError as error:
