@@ -43,6 +43,7 @@ try:
     if spec["replace_path"]:
         sys.path[:] = spec["path"]
     else:
+        sys.path[:] = [entry for entry in sys.path if entry]
         sys.path += [entry for entry in spec["path"] if entry not in sys.path]
     import importlib.util as util, re
     place = util.find_spec("asyncflow")
@@ -101,8 +102,9 @@ def launch(kind: WorkerKind, name: str, mark: bytes) -> Launched:
 def visible_command(environment: Environment) -> list[str]:
     """The command up to the program text, which nobody wants to read."""
     python = environment.python or sys.executable
-    flags = interpreter_flags() if environment.python is None else []
-    return [*environment.launch, python, *flags, "-P", "-X", "faulthandler", "-c"]
+    # Another interpreter may be so old that it does not know -P; the boot program sees to that.
+    flags = [*interpreter_flags(), "-P"] if environment.python is None else []
+    return [*environment.launch, python, *flags, "-X", "faulthandler", "-c"]
 
 
 def _spec_of(environment: Environment, kind: WorkerKind, mark: bytes) -> dict[str, object]:
@@ -180,6 +182,7 @@ class PipeChannel(wire.Channel):
         rest = bytes(self._noise[end + 1 :])
         self.refusal = _refusal(json.loads(line))
         if self.refusal:
+            del self._noise[found:]
             return []
         self._noise = None
         return [wire.Hello(0), *(self.take_in(rest) if rest else [])]

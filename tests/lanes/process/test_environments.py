@@ -344,3 +344,4 @@ def test_another_version_of_python_is_refused(tmp_path: Path) -> None:
     fake.chmod(0o755)
     error = error_of(there.prefix, Environment(python=str(fake)))
     assert "it has Python 3.9.1, and here runs 3." in str(error)
+    assert str(error).endswith("and it printed nothing")
