@@ -456,12 +456,8 @@ class ProcessLane(Lane):
         self._waiting -= 1
 
     def statistics(self) -> LaneStatistics:
-        idle = sum(map(len, self._idle.values()))
-        return LaneStatistics(
-            workers=len(self._workers),
-            busy=len(self._workers) - idle,
-            lost=len(self._lost),
-        )
+        workers, idle = len(self._workers), sum(map(len, self._idle.values()))
+        return LaneStatistics(workers=workers, busy=workers - idle, lost=len(self._lost))
 
     def pids(self) -> list[int]:
         return [worker.pid for worker in (*self._workers, *self._ending, *self._lost)]

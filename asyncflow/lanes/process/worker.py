@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from asyncflow.lanes import flow
@@ -374,7 +375,10 @@ def _cancelled_error() -> BaseException:
 
 def die() -> None:
     """End this process and all that it has started, at once."""
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    with suppress(OSError):
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    # The first process of a container cannot be killed from inside; with it go all others.
+    os._exit(1)
 
 
 def _die_with(host: int) -> None:

@@ -56,6 +56,13 @@ def hang() -> None:
     time.sleep(600)
 
 
+def be_busy(how: str) -> None:
+    if how == "sleep":
+        time.sleep(600)
+    while True:
+        pass
+
+
 def die() -> None:
     os._exit(7)
 

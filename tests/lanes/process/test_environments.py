@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import asyncflow
@@ -272,6 +273,41 @@ def test_a_worker_ends_at_the_end_of_its_input() -> None:
     launched.process.wait(20)
     launched.channel.close()
     os.close(launched.stderr)
+
+
+def can_make_namespaces() -> bool:
+    """Whether a container can be played: other process numbers, a process group of its own."""
+    if shutil.which("unshare") is None or shutil.which("setsid") is None:
+        return False
+    return subprocess.run([*CONTAINER, "true"], capture_output=True, check=False).returncode == 0
+
+
+CONTAINER = ("unshare", "-Urpf", "--mount-proc", "setsid")
+
+
+@pytest.mark.parametrize("how", ["sleep", "spin"])
+def test_nothing_is_left_in_a_container_whose_client_was_killed(how: str) -> None:
+    if not can_make_namespaces():
+        pytest.skip("this system lets nobody make namespaces")
+    marker = f"{os.getpid()}-{how}"
+    environment = behind(*CONTAINER, env={"ASYNCFLOW_TEST": marker})
+    error = error_of(there.be_busy, environment, inputs={"how": how}, timeout=1.0)
+    assert isinstance(error, StepTimeout)
+    until = time.monotonic() + 10
+    while (left := processes_with(marker)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not left
+
+
+def processes_with(marker: str) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("ASYNCFLOW_TEST") == marker:
+                found.append(process.pid)
+        except (psutil.Error, OSError):
+            continue  # another user's, or gone meanwhile
+    return found
 
 
 # ------------------------------------------------------------------- another Python
