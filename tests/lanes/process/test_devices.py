@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from asyncflow import GPUConfig, Group, Pipeline, Runtime, StepContext, step
+from asyncflow.engine.gpus import devices_of, find_gpus, visible_devices
+from asyncflow.engine.nvml import NvmlProbe
 from asyncflow.testing import FakeGpus
 from tests.lanes.process import devices as there
 
@@ -163,3 +165,14 @@ async def test_fractions_share_a_device_and_never_more_than_there_is(tmp_path: P
         ids, visible = result[f"x{number}"]
         assert len(ids) == 1
         assert visible == ids[0]
+
+
+async def test_on_this_machine_s_own_gpus_each_step_sees_its_device() -> None:
+    report = await find_gpus(NvmlProbe())
+    found = devices_of(report, visible_devices())
+    if not found:
+        pytest.skip(f"no GPU here: {report.absent or ', '.join(report.faults) or 'none visible'}")
+    async with Runtime(max_cpus=1) as runtime:
+        assert (await seen_by(runtime, len(found)))[1] == ",".join(device.id for device in found)
+        assert (await seen_by(runtime, GPUConfig(found[0].gpu_type)))[0] in [d.id for d in found]
+    assert all(device.id.startswith(("GPU-", "MIG-")) for device in found)
