@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from asyncflow import (
@@ -18,6 +19,7 @@ from asyncflow import (
     StepFailed,
     step,
 )
+from asyncflow.engine.gpus import GpuReport
 from asyncflow.events import Event, Warned
 from asyncflow.testing import FakeGpu, FakeGpus, VirtualRuntime
 
@@ -189,6 +191,29 @@ def test_a_broken_driver_means_no_gpus_and_the_refusal_names_it(behaviour: Any, 
     machine = FakeGpus(2, behaviour=behaviour, timeout_seconds=30)
     with pytest.raises(CapacityError, match=f"there are no GPUs. {cause} Ask for less"):
         VirtualRuntime(gpus=machine).run(Pipeline("p", steps=[using(1)]))
+
+
+class PartlyBroken(FakeGpus):
+    """Some of its devices cannot be used."""
+
+    async def find(self) -> GpuReport:
+        report = await super().find()
+        return msgspec.structs.replace(report, faults=("GPU 1 cannot be used: ECC error",))
+
+
+async def test_a_device_that_cannot_be_used_is_a_warning_for_those_who_ask_for_gpus() -> None:
+    @step(resources={"cpu": 1})
+    async def work() -> None: ...
+
+    async def warnings(pipeline: Pipeline, runtime: Runtime) -> list[str]:
+        async with pipeline.start(runtime=runtime) as run:
+            events = [event async for event in run.events()]
+        return [event.message for event in events if isinstance(event, Warned)]
+
+    async with Runtime(max_gpus=PartlyBroken(2)) as runtime:
+        asking = Pipeline("p", steps=[using(1, seconds=0)])
+        assert await warnings(asking, runtime) == ["GPU 1 cannot be used: ECC error"]
+        assert await warnings(Pipeline("q", steps=[work]), runtime) == []
 
 
 def test_work_on_cpus_does_not_care_about_a_broken_driver() -> None:
