@@ -8,7 +8,7 @@ seeded delay, or at a fault point, and started again until the run is over. Then
 
 - the digest over all values is the expected one,
 - no step ran in a life that began after it was acknowledged,
-- no step ran more often than once for each life.
+- no step ran more often than once for each life, and each time as a higher attempt.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from asyncflow import NodeState, Pipeline, Runtime, step
+from asyncflow import NodeState, Pipeline, Runtime, StepContext, step
 from asyncflow.events import NodeFinished
 from asyncflow.storage.faultpoints import VARIABLE
 from examples.replay import digest, expected_digest, load_graph, value_of
@@ -72,22 +72,36 @@ def _note(path: str, line: str) -> None:
 
 
 @step(lane="inline")
-async def run_inline(*parents: bytes, task_id: str, log: str, seconds: float) -> bytes:
-    _note(log, task_id)
+async def run_plainly(*parents: bytes, task_id: str, log: str, seconds: float) -> bytes:
+    """Takes the shortest way through the engine, and does not know which attempt it is."""
+    _note(log, f"{task_id} 0")
+    await asyncio.sleep(seconds)
+    return value_of(task_id, parents)
+
+
+@step(lane="inline")
+async def run_inline(
+    *parents: bytes, task_id: str, log: str, seconds: float, context: StepContext
+) -> bytes:
+    _note(log, f"{task_id} {context.attempt}")
     await asyncio.sleep(seconds)
     return value_of(task_id, parents)
 
 
 @step(lane="thread")
-def run_in_thread(*parents: bytes, task_id: str, log: str, seconds: float) -> bytes:
-    _note(log, task_id)
+def run_in_thread(
+    *parents: bytes, task_id: str, log: str, seconds: float, context: StepContext
+) -> bytes:
+    _note(log, f"{task_id} {context.attempt}")
     time.sleep(seconds)
     return value_of(task_id, parents)
 
 
 @step(lane="process")
-def run_in_process(*parents: bytes, task_id: str, log: str, seconds: float) -> bytes:
-    _note(log, task_id)
+def run_in_process(
+    *parents: bytes, task_id: str, log: str, seconds: float, context: StepContext
+) -> bytes:
+    _note(log, f"{task_id} {context.attempt}")
     time.sleep(seconds)
     return value_of(task_id, parents)
 
@@ -108,8 +122,9 @@ def pipeline_of(graph: Path, lane: str, directory: Path, seconds: float, grouped
     pipeline = Pipeline("killed")
     for number, task in enumerate(load_graph(graph).tasks):
         label = f"g{number // 4}" if grouped else None
+        plain = lane == "inline" and number % 2 == 0
         pipeline.add_step(
-            STEPS[lane].with_options(execution_group=label),
+            (run_plainly if plain else STEPS[lane]).with_options(execution_group=label),
             name=task.id,
             params={"task_id": task.id, "log": str(directory / "ran"), "seconds": seconds},
             inputs=task.parents,
@@ -201,8 +216,15 @@ def _lives(path: Path) -> list[list[str]]:
 
 
 def _judge(graph: Path, directory: Path, kills: int) -> Story:
-    ran, acknowledged = _lives(directory / "ran"), _lives(directory / "acknowledged")
+    begun, acknowledged = _lives(directory / "ran"), _lives(directory / "acknowledged")
+    ran = [[line.split()[0] for line in life] for life in begun]
     faults: list[str] = []
+    highest: dict[str, int] = {}
+    for line in (line for life in begun for line in life):
+        name, attempt = line.split()
+        if attempt != "0" and int(attempt) <= highest.get(name, 0):
+            faults.append(f"{name} ran as attempt {attempt} after attempt {highest[name]}")
+        highest[name] = int(attempt)
     known: set[str] = set()
     for number, (steps, told) in enumerate(zip(ran, acknowledged, strict=True), 1):
         faults += [

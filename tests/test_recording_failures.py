@@ -145,10 +145,12 @@ async def test_a_slow_sync_holds_nobody_but_who_depends_on_it(
         assert released.wait(20)
         real(self)
 
-    first_ended = asyncio.Event()
+    first_ended, disk_is_slow = asyncio.Event(), asyncio.Event()
 
     @step(outputs=["first"])
     async def first() -> int:
+        host.called("first")
+        await disk_is_slow.wait()
         first_ended.set()
         return 1
 
@@ -168,13 +170,15 @@ async def test_a_slow_sync_holds_nobody_but_who_depends_on_it(
     async with Runtime(directory=host.directory, durability="power") as runtime:
         pipeline = Pipeline("slow", steps=[first, second, beside])
         async with pipeline.start(runtime=runtime, run_id="nightly") as run:
+            await until(lambda: host.calls["first"] == 1)
             with monkeypatch.context() as patch:
                 patch.setattr(RealFile, "sync", slow)
+                disk_is_slow.set()
                 await first_ended.wait()
                 await asyncio.to_thread(entered.wait, 20)
                 for _ in range(1000):  # the loop goes round while the disk does not
                     await asyncio.sleep(0)
-                assert host.calls == {"beside": 1}
+                assert host.calls == {"first": 1, "beside": 1}
                 assert run.snapshot().done == 0
                 released.set()
                 result = await run.result()
@@ -202,6 +206,7 @@ async def test_a_disk_slower_than_the_steps_holds_them_back(
     for number in range(500):
         pipeline.add_step(small, name=f"small{number}")
     async with pipeline.start(run_id="nightly", checkpoint=host.directory) as run:
+        await until(lambda: host.calls["small"] > 0)
         with monkeypatch.context() as patch:
             patch.setattr(RealFile, "write", slow)
             await asyncio.to_thread(entered.wait, 20)

@@ -101,6 +101,8 @@ class Recorder:
         self._ended: list[tuple[int, float, float, bytes]] = []
         self._offset = run.bus.wall_clock() - scheduler.clock()
         self._final: RunState | None = None
+        # Until the first records are safe nothing starts: what ran then nobody would know of.
+        self._is_held = True
         # Nodes whose values are being encoded, and the units that ended meanwhile.
         self._deferring: set[int] = set()
         self._held: dict[str, None] = {}
@@ -365,6 +367,8 @@ class Recorder:
         if self._run.is_over:
             return
         self._tell(record)
+        if self._is_held and not self.pending:
+            self._let_begin()
         if isinstance(record, SimplyEnded):
             self._apply_simple(record)
         elif isinstance(record, Ended):
@@ -372,6 +376,10 @@ class Recorder:
                 self._acknowledge_end(record.node)
         elif isinstance(record, Happened) and record.event["kind"] == "RunFinished":
             self._scheduler.spawn(self._close())
+
+    def _let_begin(self) -> None:
+        self._is_held = False
+        self._scheduler.let_begin(self._run)
 
     def _apply_simple(self, record: SimplyEnded) -> None:
         run, scheduler = self._run, self._scheduler
@@ -427,6 +435,8 @@ class Recorder:
             else:
                 nodes += [node for node, *_ in record.ended]
         scheduler.stopping.drain(run, RunState.FAILED, str(error))
+        if self._is_held:
+            self._let_begin()
         # In a turn of its own: this may be called while one goes on.
         scheduler.loop.call_soon(self._end_lost, nodes)
 

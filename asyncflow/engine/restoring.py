@@ -83,6 +83,7 @@ class RememberedNodes:
         self._nodes = {name: node for name, node in memory.nodes.items() if node.above}
         self._expanded = memory.expanded
         self._values = values
+        self._deaths = memory.deaths
         for node in self._nodes.values():
             if node.is_done and isinstance(node.value, Blob):
                 # Read here, in the thread; when the node comes up the loop would have to wait.
@@ -107,6 +108,9 @@ class RememberedNodes:
         name = run.graph.nodes[node].name
         memory = self._nodes.get(name)
         if memory is None:
+            if self._deaths:
+                # It may have begun without a record in each of the lives that were cut off.
+                run.earlier[node] = run.forgiven[node] = self._deaths
             return False
         known = memory.code == code if code is not None else memory.item == item
         if known and memory.is_done and (memory.state == SKIPPED or memory.value is not None):

@@ -273,7 +273,10 @@ class Scheduler:
     # -- starting ------------------------------------------------------------------------
 
     def add(self, run: RunRecord) -> None:
-        """Take a run on; its first units start in a coming turn."""
+        """Take a run on; its first units start in a coming turn.
+
+        One that records begins once it is recorded that it does, see :meth:`let_begin`.
+        """
         self.runs[run.run_id] = run
         run.report_soon = partial(report_soon, self.loop)
         run.set_timeout = self.stopping.set_timeout
@@ -281,6 +284,11 @@ class Scheduler:
         run.came_back = self.convoys.came_back
         run.tell_report = publish_progress
         run.nesting = self.nesting
+        if run.recorder is None:
+            self.let_begin(run)
+
+    def let_begin(self, run: RunRecord) -> None:
+        """Nothing stands in the way of a run that was taken on."""
         self._new_runs.append(run)
         self.wake()
 

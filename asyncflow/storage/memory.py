@@ -75,6 +75,7 @@ class RunMemory:
         finished: the last ``RunFinished``, as it is recorded; None while the run goes on or was
             interrupted.
         expanded: mapped nodes whose elements were all added.
+        deaths: how many hosts of the run died.
         teller: knows the number of the last event.
     """
 
@@ -90,6 +91,8 @@ class RunMemory:
         self.lives: list[Life] = []
         self.last_name = ""
         self.teller = Teller("")
+        self.deaths = 0
+        self._parents: dict[str, list[str]] = {}
         self._by_number: dict[int, NodeMemory] = {}
         self._names: dict[int, str] = {}
         self._progressed = self._life_ended = False
@@ -186,7 +189,7 @@ class RunMemory:
             raise ValueError("the plan has not one fingerprint for each node")
         if self.plan is not None:
             self._forget_removed({*record.names, *record.absent})
-        self.plan = record
+        self.plan, self._parents = record, {}
         self._names = dict(enumerate(record.names))
         self._by_number = {}
         for number, name in enumerate(record.names):
@@ -239,12 +242,43 @@ class RunMemory:
         if self.finished is not None or self._life_ended:
             return
         self._life_ended = True
+        self.deaths += 1
+        self._count_unrecorded_begins()
         for memory in self.nodes.values():
             if not memory.running:
                 memory.deaths = 0
                 continue
             memory.running = False
             memory.deaths = 1 if self._progressed else memory.deaths + 1
+
+    def _count_unrecorded_begins(self) -> None:
+        """Begins are not waited for: what may have begun without a record counts as begun.
+
+        So whatever runs again has a higher number than it ever had.
+        """
+        for name, memory in self.nodes.items():
+            if memory.is_done or memory.running:
+                continue
+            if memory.above or all(self._may_be_done(parent) for parent in self._outside(name)):
+                memory.attempt += 1
+
+    def _outside(self, name: str) -> list[str]:
+        """The parents of a node that are not in its own group."""
+        if not self._parents and self.plan is not None:
+            names = self.plan.names
+            group_of = {node: group for group, members in self.plan.groups for node in members}
+            for number, parents in enumerate(self.plan.parents):
+                own = group_of.get(number)
+                self._parents[names[number]] = [
+                    names[parent]
+                    for parent in parents
+                    if own is None or group_of.get(parent) != own
+                ]
+        return self._parents.get(name, [])
+
+    def _may_be_done(self, name: str) -> bool:
+        memory = self.nodes.get(name)
+        return memory is None or memory.state is not None or not memory.recorded
 
     def _drop(self, names: Iterable[str]) -> None:
         """Those nodes, and what came up below them, run again as if they never had."""
