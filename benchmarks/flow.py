@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 from statistics import median
 
@@ -22,6 +22,14 @@ def _seconds(case: Case) -> dict[str, float]:
     return found
 
 
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def measure_flow(scale: Scale) -> list[Row]:
     """Two trivial operations on 1,000 and 4,000 jobs, beside signac-flow."""
     small, large = scale.of(_SMALL), scale.of(_LARGE)
@@ -34,7 +42,7 @@ def measure_flow(scale: Scale) -> list[Row]:
         ("ours", "plain", 4 * large, 1),
         ("ours", "stragglers", 4, 4),
     ]
-    if importlib.util.find_spec("flow") is not None:
+    if _is_installed("signac-flow"):
         # It awaits no coroutines: its functions stand for them.
         cases += [("theirs", kind, small, 1) for kind in ("plain", "conditions")]
         cases += [("theirs", "plain", large, 1)]

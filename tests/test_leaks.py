@@ -147,7 +147,7 @@ class _RunSuite:
             (TESTS.parent / "pyproject.toml").read_text(encoding="utf-8")
         )
         self.pytester.makepyfile(test_suite=suite)
-        return self.pytester.runpytest_subprocess("-v", "test_suite.py")
+        return self.pytester.runpytest_subprocess("-v", "--numprocesses=0", "test_suite.py")
 
 
 @needs_proc
