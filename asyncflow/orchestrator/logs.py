@@ -229,6 +229,9 @@ class _Tee(io.TextIOBase):
     def flush(self) -> None:
         self.stream.flush()
 
+    def close(self) -> None:
+        """Nothing: the stream is not ours, and may be closed by the time this is collected."""
+
     def isatty(self) -> bool:
         return self.stream.isatty()
 
