@@ -13,8 +13,12 @@ They carry the names that users of signac-flow know, below the one root of all e
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from asyncflow.errors import AsyncflowError
-from asyncflow.result import PipelineResult
+
+if TYPE_CHECKING:
+    from asyncflow.result import PipelineResult
 
 __all__ = [
     "DirectivesError",

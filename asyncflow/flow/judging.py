@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncflow.errors import text_of
 from asyncflow.flow.aggregates import Aggregate, get_aggregate_id
 from asyncflow.flow.conditions import Ask, Condition, IgnoreConditions, Predicate
 from asyncflow.flow.errors import UserConditionError
-from asyncflow.flow.registry import Operation
+
+if TYPE_CHECKING:
+    from asyncflow.flow.registry import Operation
 
 __all__ = ["Judge", "asking", "is_eligible", "met"]
 
@@ -42,6 +44,8 @@ class Judge:
         Raises:
             UserConditionError: a condition raised.
         """
+        if not operation.pre and not operation.post:
+            return True
         ask = self._asking(operation.name, jobs)
         return is_eligible(operation.pre, operation.post, ask, ignore)
 
@@ -51,8 +55,7 @@ class Judge:
         Raises:
             UserConditionError: a condition raised.
         """
-        ask = self._asking(operation.name, jobs)
-        return bool(operation.post) and met(operation.post, ask)
+        return bool(operation.post) and met(operation.post, self._asking(operation.name, jobs))
 
     def _asking(self, operation: str, jobs: Aggregate) -> Ask:
         aggregate_id = get_aggregate_id(jobs)

@@ -60,6 +60,8 @@ class Session:
         """
         try:
             while not self._is_to_stop():
+                # What may start does so first: conditions are asked while it runs.
+                self._start_some(context)
                 await self._judge_some()
                 self._start_some(context)
                 if self._under_way:

@@ -117,7 +117,9 @@ def collect(
             completed=group.complete(members, judge),
             scheduler_status=submitted.get(
                 submission_id(project, group.name, aggregate_id), JobState.UNKNOWN
-            ),
+            )
+            if submitted
+            else JobState.UNKNOWN,
         )
     rows = list(found.values())
     if view.parameters is not None:

@@ -8,14 +8,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import signac
 
 from asyncflow.flow.conditions import Condition, IgnoreConditions
 from asyncflow.flow.judging import asking, is_eligible
-from asyncflow.flow.registry import Operation, ProjectHooks
+
+if TYPE_CHECKING:
+    from asyncflow.flow.registry import Operation, ProjectHooks
 
 __all__ = [
     "CoroutineTask",
