@@ -222,11 +222,32 @@ def test_results_are_recorded_by_the_type_that_run_says_it_returns(project: Proj
     assert project.read(".checkpoints/runs/typed/logs/load.log") == "ran\n"
 
 
-async def test_a_run_that_is_in_progress_is_not_started_twice(project: Project, ran: Path) -> None:
-    first, second = project.orchestrator(pipeline(ran)), project.orchestrator(pipeline(ran))
-    async with first.start():
+HELD = """
+import asyncio
+from pathlib import Path
+
+async def load(context):
+    while not Path(context.params["release"]).exists():
+        await asyncio.sleep(0.005)
+"""
+
+
+async def test_a_run_that_is_in_progress_is_not_started_twice(
+    project: Project, tmp_path: Path
+) -> None:
+    release = tmp_path / "release"
+    project.write("held.py", HELD)
+    text = (
+        "pipeline:\n  name: held\n  checkpoint: {enabled: true, directory: ./checkpoints}\n"
+        "  modules:\n"
+        f"    - {{name: load, script: 'held.py:load', params: {{release: '{release}'}}}}\n"
+    )
+    first, second = project.orchestrator(text), project.orchestrator(text)
+    async with first.start() as run:
         with pytest.raises(RunLocked):
             await second.execute()
+        release.touch()
+        assert (await run.result()).success
 
 
 FULL_DISK = """
