@@ -16,7 +16,7 @@ from asyncflow.flow.conditions import Predicate
 from asyncflow.flow.groups import FlowGroup
 from asyncflow.flow.judging import Judge
 from asyncflow.flow.registry import Operation
-from tests.flow.test_run import note, noted
+from tests.flow.notes import note, noted
 
 MakeSpace = Callable[..., str]
 

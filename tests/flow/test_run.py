@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,9 @@ from asyncflow.flow import (
     UserOperationError,
     aggregator,
 )
+from tests.flow.notes import note, noted
 
 MakeSpace = Callable[..., str]
-
-
-def note(path: str, text: str) -> None:
-    """Append a line, from whatever process."""
-    with open(os.path.join(path, "notes"), "a") as notes:
-        notes.write(text + "\n")
-
-
-def noted(path: str) -> list[str]:
-    file = Path(path, "notes")
-    return file.read_text().splitlines() if file.exists() else []
 
 
 async def test_an_operation_runs_as_soon_as_its_conditions_allow(

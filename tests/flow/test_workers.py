@@ -14,8 +14,8 @@ import pytest
 
 from asyncflow import WorkerDied
 from asyncflow.flow import FlowProject, UserOperationError
+from tests.flow.notes import note, noted
 from tests.flow.scripts import ROOT, Script
-from tests.flow.test_run import note, noted
 
 MakeSpace = Callable[..., str]
 
