@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from asyncflow import (
@@ -22,6 +24,7 @@ from asyncflow import (
     step,
 )
 
+PATIENCE_SECONDS = 30.0
 IN_GROUP: Any = {"lane": "process", "execution_group": "g"}
 
 
@@ -194,7 +197,7 @@ async def test_a_group_may_be_sent_to_a_process_as_a_whole() -> None:
 
 def fatal_once(mark: str) -> None:
     if not os.path.exists(mark):
-        open(mark, "w").close()
+        Path(mark).write_text(str(os.getpid()), encoding="utf-8")
         os._exit(1)
 
 
@@ -268,7 +271,7 @@ async def test_a_member_that_needs_what_was_lost_has_it_made_again() -> None:
 async def test_a_member_s_timeout_kills_the_worker_and_the_unit_starts_again(
     tmp_path: Path,
 ) -> None:
-    @step(timeout=0.3, retry=Retry(retries=1, wait_initial=0.01), **IN_GROUP)
+    @step(timeout=0.3, retry=Retry(retries=9, wait_initial=0.01), **IN_GROUP)
     def hangs(thing: Unpicklable, mark: str) -> bool:
         if not os.path.exists(mark):
             open(mark, "w").close()
@@ -280,7 +283,8 @@ async def test_a_member_s_timeout_kills_the_worker_and_the_unit_starts_again(
             inputs={"mark": str(tmp_path / "mark")}, runtime=runtime
         )
     assert result["hangs"] is True
-    assert result.step_results["make"].attempts == 2
+    # Twice, unless the machine is so busy that even what does not hang takes too long.
+    assert result.step_results["make"].attempts == result.step_results["hangs"].attempts >= 2
 
 
 async def test_what_fails_when_it_is_made_again_takes_the_others_along(tmp_path: Path) -> None:
@@ -313,37 +317,45 @@ async def test_a_run_that_records_gets_every_value_that_can_be_pickled(tmp_path:
 # -- one message ---------------------------------------------------------------------------
 
 
-def stamp(name: str) -> Any:
-    def member(above: Any = None) -> list[tuple[str, float, int]]:
+def hold_the_loop_until(fact: Callable[[], bool]) -> None:
+    """Nobody can ask this host anything meanwhile."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not fact():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def leave_mark(name: str, folder: Path) -> Any:
+    def member(above: Any = None) -> list[tuple[str, int]]:
         found = [] if above is None else list(above)
-        return [*found, (name, time.monotonic(), os.getpid())]
+        (folder / name).touch()
+        return [*found, (name, os.getpid())]
 
     return member
 
 
-def chain_of(*names: str, **options: Any) -> Pipeline:
+def chain_of(*names: str, folder: Path, **options: Any) -> Pipeline:
     pipeline = Pipeline("chain", **options)
     for place, name in enumerate(names):
-        used = step(stamp(name), name=name, **IN_GROUP)
+        used = step(leave_mark(name, folder), name=name, **IN_GROUP)
         inputs = {"above": names[place - 1]} if place else None
         pipeline.add_step(used, inputs=inputs)
     return pipeline
 
 
-async def test_the_worker_goes_on_with_the_next_member_without_asking_the_host() -> None:
-    pipeline = chain_of("a", "b", "c", "d", outputs=["d"])
+async def test_the_worker_goes_on_with_the_next_member_without_asking_the_host(
+    tmp_path: Path,
+) -> None:
+    pipeline = chain_of("a", "b", "c", "d", folder=tmp_path, outputs=["d"])
     async with pipeline.start() as run:
         async for event in run.events():
             if event.kind == "NodeStarted":
                 break
-        time.sleep(2.0)  # noqa: ASYNC251 - nobody can ask this host anything meanwhile
-        held_until = time.monotonic()
+        hold_the_loop_until((tmp_path / "d").exists)
         result = await run.result()
     result.raise_for_failure()
-    stamps = result["d"]
-    assert [name for name, _, _ in stamps] == ["a", "b", "c", "d"]
-    assert len({pid for _, _, pid in stamps}) == 1
-    assert all(at < held_until for _, at, _ in stamps)
+    assert [name for name, _ in result["d"]] == ["a", "b", "c", "d"]
+    assert len({pid for _, pid in result["d"]}) == 1
 
 
 async def test_a_failure_keeps_the_members_behind_it_from_running(tmp_path: Path) -> None:
@@ -380,18 +392,30 @@ async def test_a_failure_of_one_sent_ahead_is_its_own(tmp_path: Path) -> None:
     assert {found.attempts for found in result.step_results.values()} == {1}
 
 
+def has_died(mark: Path) -> bool:
+    """Whether the process that has written its number there is gone, or a zombie."""
+    number = mark.read_text(encoding="utf-8") if mark.exists() else ""
+    try:
+        return bool(number) and psutil.Process(int(number)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 async def test_a_worker_that_dies_ahead_of_the_host_is_retried_by_policy(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+
     @step(outputs=["end"], retry=Retry(retries=1, wait_initial=0.01), **IN_GROUP)
     def dies_once(thing: Unpicklable, mark: str) -> bool:
         fatal_once(mark)
         return thing.pid == os.getpid()
 
     pipeline = Pipeline("p", steps=[make, dies_once])
-    async with pipeline.start(inputs={"mark": str(tmp_path / "mark")}) as run:
+    async with pipeline.start(inputs={"mark": str(mark)}) as run:
         async for event in run.events():
             if event.kind == "NodeStarted":
                 break
-        time.sleep(1.5)  # noqa: ASYNC251 - it dies before the host knows that it has begun
+        # It dies before the host knows that it has begun.
+        hold_the_loop_until(lambda: has_died(mark))
         result = await run.result()
     result.raise_for_failure()
     assert result["end"] is True
@@ -445,6 +469,6 @@ async def test_a_group_takes_values_of_one_that_still_runs_in_another_worker(
 
     pipeline = Pipeline("two groups", steps=[begin, end_late, take, take_both])
     async with Runtime(max_cpus=2) as runtime:
-        result = await pipeline.run(runtime=runtime, timeout=20)
+        result = await pipeline.run(runtime=runtime, timeout=PATIENCE_SECONDS)
     result.raise_for_failure()
     assert result["take_both"] == 41

@@ -13,6 +13,7 @@ from asyncflow import (
     NodeState,
     ParallelExecutor,
     Pipeline,
+    Retry,
     Runtime,
     StepContext,
     StepFailed,
@@ -160,18 +161,26 @@ async def test_a_cancelled_caller_takes_its_nest_along() -> None:
     assert result.step_results["calls/sleeps"].status is NodeState.CANCELLED
 
 
-async def test_a_caller_that_dies_takes_its_nest_along() -> None:
+async def test_a_caller_that_dies_takes_its_nest_along(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+
     @step(lane="process", name="sleeps")
     async def sleeps() -> None:
         import asyncio
 
+        begun.touch()
         await asyncio.sleep(30)
+
+    def die_meanwhile() -> None:
+        while not begun.exists():
+            time.sleep(0.005)
+        os._exit(1)
 
     @step(lane="process")
     def calls(context: StepContext) -> None:
         import threading
 
-        threading.Timer(1.5, os._exit, [1]).start()
+        threading.Thread(target=die_meanwhile, daemon=True).start()
         context.call_sync(sleeps)
 
     async with Runtime(grace_seconds=0.1) as runtime:
@@ -183,8 +192,16 @@ async def test_a_caller_that_dies_takes_its_nest_along() -> None:
 # -- streams -------------------------------------------------------------------------------
 
 
-async def test_a_stream_is_mapped_in_processes() -> None:
-    found = [value async for value in stream_map(leaf, range(20), concurrency=2)]
+async def test_a_stream_is_mapped_in_processes(tmp_path: Path) -> None:
+    @step(lane="process")
+    def meets(number: int) -> tuple[int, int]:
+        # The first two are in progress at the same time.
+        (tmp_path / str(number)).touch()
+        while not (tmp_path / "0").exists() or not (tmp_path / "1").exists():
+            time.sleep(0.005)
+        return number, os.getpid()
+
+    found = [value async for value in stream_map(meets, range(20), concurrency=2)]
     assert [number for number, _ in found] == list(range(20))
     pids = {pid for _, pid in found}
     assert os.getpid() not in pids
@@ -192,7 +209,8 @@ async def test_a_stream_is_mapped_in_processes() -> None:
 
 
 async def test_a_call_of_a_stream_that_hangs_is_killed_and_tried_again(tmp_path: Path) -> None:
-    @step(lane="process", timeout=0.3, retry=1)
+    # More retries than hangs: to a busy machine, what does not hang may take too long as well.
+    @step(lane="process", timeout=0.3, retry=Retry(retries=9, wait_initial=0.01))
     def hangs_once(number: int) -> int:
         mark = os.path.join(str(tmp_path), str(number))
         if number == 3 and not os.path.exists(mark):
