@@ -190,7 +190,15 @@ async def test_a_step_that_has_killed_three_workers_is_blamed() -> None:
     assert "it has killed 3 workers and is not tried again" in found.error.__notes__
 
 
-async def test_a_timeout_asks_first_and_then_kills() -> None:
+async def outcome_of_hanging(func: Any, grace_seconds: float) -> Any:
+    async with Runtime(grace_seconds=grace_seconds):
+        found = await outcome_of(func, timeout=0.2, retry=0)
+    assert found.status is NodeState.TIMED_OUT
+    assert isinstance(found.error, StepTimeout)
+    return found
+
+
+async def test_a_timeout_asks_first() -> None:
     def polite(context: StepContext) -> str:
         import time
 
@@ -198,24 +206,17 @@ async def test_a_timeout_asks_first_and_then_kills() -> None:
             time.sleep(0.001)
         raise RuntimeError("was told")
 
+    found = await outcome_of_hanging(polite, grace_seconds=PATIENCE_SECONDS)
+    assert repr(found.error.__cause__) == "RuntimeError('was told')"
+
+
+async def test_after_a_timeout_who_does_not_listen_is_killed() -> None:
     def stubborn() -> None:
         import time
 
-        time.sleep(PATIENCE_SECONDS)
+        time.sleep(2 * PATIENCE_SECONDS)
 
-    async with Runtime(grace_seconds=0.2) as runtime:
-        pipeline = Pipeline(
-            "p",
-            steps=[step(func, lane="process", timeout=0.2, retry=0) for func in (polite, stubborn)],
-            failure_policy="collect_all",
-        )
-        result = await pipeline.run(runtime=runtime)
-    for name in ("polite", "stubborn"):
-        assert result.step_results[name].status is NodeState.TIMED_OUT
-        assert isinstance(result.step_results[name].error, StepTimeout)
-    told = result.step_results["polite"].error
-    assert told is not None
-    assert repr(told.__cause__) == "RuntimeError('was told')"
+    await outcome_of_hanging(stubborn, grace_seconds=0.2)
 
 
 async def test_a_cancelled_run_leaves_nothing_behind() -> None:
