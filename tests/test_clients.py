@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from asyncflow import NodeState, Pipeline, Retry, step
+from asyncflow import NodeState, Pipeline, Retry, Step, step
 
 if TYPE_CHECKING:
     import aiohttp
@@ -132,6 +132,16 @@ async def assert_all_are_fetched(fetch: Callable[[int], Awaitable[Any]], server:
     assert server.connections <= MOST_AT_ONCE
 
 
+async def time_out_after(begun: asyncio.Event, hangs: Step[..., Any]) -> None:
+    """Run a step that hangs, with longer and longer timeouts, until one came after it had begun."""
+    seconds = 0.02
+    while not begun.is_set():
+        limited = hangs.with_options(name="hangs", timeout=seconds)
+        result = await Pipeline("p", steps=[limited]).run()
+        assert result.step_results["hangs"].status is NodeState.TIMED_OUT
+        seconds *= 2
+
+
 # -- httpx -------------------------------------------------------------------------------
 
 
@@ -147,12 +157,11 @@ async def test_httpx_is_shared_by_all_steps(
 async def test_a_timeout_of_the_step_ends_a_request_of_httpx(
     server: Server, httpx_client: httpx.AsyncClient
 ) -> None:
-    @step(timeout=0.05)
+    @step
     async def never() -> str:
         return (await httpx_client.get(f"{server.url}/never")).text
 
-    result = await Pipeline("p", steps=[never]).run()
-    assert result.step_results["never"].status is NodeState.TIMED_OUT
+    await time_out_after(server.asked_for_never, never)
     await server.hung_up.wait()
     # The pool is whole: what was cut off gave its connection back.
     assert (await httpx_client.get(f"{server.url}/echo/after")).text == "after"
@@ -165,7 +174,9 @@ async def test_a_timeout_of_httpx_itself_is_the_step_s_error_and_is_retried(
 
     @step(retry=Retry(1, wait_initial=0, wait_jitter=0))
     async def impatient() -> str:
-        return (await httpx_client.get(f"{server.url}/{next(paths)}", timeout=0.05)).text
+        path = next(paths)
+        seconds = 0.05 if path == "never" else MEETING_SECONDS
+        return (await httpx_client.get(f"{server.url}/{path}", timeout=seconds)).text
 
     result = await Pipeline("p", steps=[impatient]).run()
     assert result["impatient"] == "second"
@@ -267,11 +278,13 @@ async def test_a_failing_anyio_task_group_fails_its_step_with_the_group() -> Non
 
 
 async def test_a_step_s_timeout_reaches_the_tasks_of_its_anyio_group() -> None:
+    begun = asyncio.Event()
     ended: list[str] = []
 
-    @step(timeout=0.02)
+    @step
     async def fan() -> None:
         async def child() -> None:
+            begun.set()
             try:
                 await anyio.sleep_forever()
             finally:
@@ -280,8 +293,7 @@ async def test_a_step_s_timeout_reaches_the_tasks_of_its_anyio_group() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(child)
 
-    result = await Pipeline("p", steps=[fan]).run()
-    assert result.step_results["fan"].status is NodeState.TIMED_OUT
+    await time_out_after(begun, fan)
     assert ended == ["child"]
 
 

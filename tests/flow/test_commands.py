@@ -14,7 +14,7 @@ import pytest
 
 from asyncflow import Runtime, StepTimeout
 from asyncflow.flow import FlowProject, UserOperationError
-from tests.flow.test_run import noted
+from tests.flow.notes import noted
 
 MakeSpace = Callable[..., str]
 
@@ -70,12 +70,22 @@ async def test_what_is_no_command_is_refused(
         await Project(data_space(1)).run()
 
 
+PATIENCE_SECONDS = 30.0
+
+
 def is_running(pid: int) -> bool:
     """Whether it lives; one that was killed may wait for whoever adopted it to take note."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+async def has_ended(pid: int) -> None:
+    """Wait for the end of a process that was killed, which takes a moment."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while is_running(pid):  # noqa: ASYNC110 - nothing tells of another's child
+            await asyncio.sleep(0.005)
 
 
 async def test_a_timeout_kills_a_command_with_all_it_started(
@@ -87,11 +97,14 @@ async def test_a_timeout_kills_a_command_with_all_it_started(
     def op(job: Any) -> str:
         return f"sleep 100 & echo $! > {path}/notes; wait"
 
-    with pytest.raises(UserOperationError) as told:
-        await Project(path).run(timeout=0.5)
-    assert isinstance(told.value.__cause__, StepTimeout)
+    seconds = 0.25
+    while not noted(path):  # until there is time enough for a busy machine to begin
+        seconds *= 2
+        with pytest.raises(UserOperationError) as told:
+            await Project(path).run(timeout=seconds)
+        assert isinstance(told.value.__cause__, StepTimeout)
     (child,) = noted(path)
-    assert not is_running(int(child))
+    await has_ended(int(child))
 
 
 async def test_walltime_is_a_timeout_too(Project: type[FlowProject], data_space: MakeSpace) -> None:
@@ -118,7 +131,7 @@ async def test_cancelling_a_run_kills_its_commands(
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert not is_running(int(noted(path)[0]))
+    await has_ended(int(noted(path)[0]))
 
 
 async def test_devices_and_threads_are_told_to_a_command(
