@@ -199,17 +199,17 @@ async def test_a_disk_slower_than_the_steps_holds_them_back(
 
     @step
     async def small() -> int:
+        if not host.calls:
+            patch.setattr(RealFile, "write", slow)
         host.called("small")
         return 1
 
     pipeline = Pipeline("many")
     for number in range(500):
         pipeline.add_step(small, name=f"small{number}")
-    async with pipeline.start(run_id="nightly", checkpoint=host.directory) as run:
-        await until(lambda: host.calls["small"] > 0)
-        with monkeypatch.context() as patch:
-            patch.setattr(RealFile, "write", slow)
-            await asyncio.to_thread(entered.wait, 20)
+    with monkeypatch.context() as patch:
+        async with pipeline.start(run_id="nightly", checkpoint=host.directory) as run:
+            assert await asyncio.to_thread(entered.wait, 20)
             for _ in range(1000):
                 await asyncio.sleep(0)
             held_back = host.calls["small"]
