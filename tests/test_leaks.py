@@ -151,8 +151,11 @@ class _RunSuite:
 
 
 @needs_proc
-def test_each_kind_of_leak_fails_its_test_and_is_named(run_suite: _RunSuite) -> None:
+def test_each_kind_of_leak_fails_its_test_and_is_named(
+    run_suite: _RunSuite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("uvloop")
+    monkeypatch.setenv("LEAK_GRACE_SECONDS", "0.5")
     result = run_suite(LEAKY)
     result.assert_outcomes(passed=6, errors=5)
     output = result.stdout.str()

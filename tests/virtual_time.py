@@ -25,7 +25,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # How long, in real seconds, a thread or a file may take before the test counts as stuck.
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0
 TURNS_OF_GRACE = 20
 
 

@@ -23,7 +23,7 @@ from tests.lanes.process import chaos
 ROOT = Path(__file__).resolve().parents[3]
 SHARED_MEMORY = Path("/dev/shm")
 KILLS_FROM_OUTSIDE = 20
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 
 pytestmark = [
     pytest.mark.slow,
