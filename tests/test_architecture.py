@@ -35,6 +35,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "blocking",
             "request",
             "owned_runs",
+            "single_runs",
+            "viewing",
             "closing",
         }
     ),

@@ -34,6 +34,7 @@ from asyncflow.request import FailurePolicy, RunRequest
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run
 from asyncflow.runtime import Runtime, ambient_runtime
+from asyncflow.single_runs import running_in
 from asyncflow.storage.layout import RUNS, folder_of
 
 if TYPE_CHECKING:
@@ -114,11 +115,9 @@ class PipelineOrchestrator:
         Args:
             runtime: whose capacity to compare with; left out, what the file and the machine say.
         """
-        from asyncflow.graph.plan import make_plan
+        from asyncflow.viewing import plan_of
 
-        graph = self.build()
-        admission = (runtime or self._runtime or self.make_runtime()).check(graph)
-        return make_plan(graph, refusals=admission.refusals, clamped=admission.clamped)
+        return plan_of(self.build(), runtime or self._runtime or self.make_runtime())
 
     def visualize(self, format: str = "text", run: Run | PipelineResult | None = None) -> str:
         """The modules as ``"text"``, ``"mermaid"``, ``"dot"`` or ``"svg"``; imports none.
@@ -130,16 +129,9 @@ class PipelineOrchestrator:
         Raises:
             GraphError: there is no such format, or the run is of another pipeline.
         """
-        from asyncflow.graph.drawing import draw
+        from asyncflow.viewing import picture_of
 
-        graph = self.build()
-        if run is None:
-            return draw(graph, format)
-        states = run.states()
-        if states.keys().isdisjoint(graph.index):
-            raise GraphError(f"pipeline {self.name!r}: visualize(run=…) got {run!r}, not its own")
-        run_id = run.run_id if isinstance(run, PipelineResult) else run.id
-        return draw(graph, format, states, f"run {run_id} {run.state}")
+        return picture_of(self.build(), format, run)
 
     # -- running -------------------------------------------------------------------------
 
@@ -258,21 +250,15 @@ class PipelineOrchestrator:
             timeout=timeout,
             force_restart=force_restart,
         )
-        used = runtime or self._runtime or ambient_runtime()
-        owned = None
-        if used is None:
-            owned = used = self.make_runtime()
-            owned.open()
-        else:
+        shared = runtime or self._runtime or ambient_runtime()
+        if shared is not None:
             self._warn_of_limits()
         try:
-            async with used.running(request) as run:
+            async with running_in(shared, self.make_runtime, request) as run:
                 self._run = run
                 yield run
         finally:
             self._run = None
-            if owned is not None:
-                await owned.aclose()
 
     async def request(
         self,

@@ -52,6 +52,7 @@ from asyncflow.runtime import (
     Runtime,
     ambient_runtime,
 )
+from asyncflow.single_runs import running_in
 from asyncflow.step import Inputs, Step, check_name, inputs_of, outputs_of
 
 if TYPE_CHECKING:
@@ -293,13 +294,9 @@ class Pipeline:
     def plan(self, runtime: Runtime | None = None) -> Plan:
         """Units, lanes and resources in order, with warnings; with a runtime, also what it
         would clamp or refuse."""
-        from asyncflow.graph.plan import make_plan
+        from asyncflow.viewing import plan_of
 
-        graph = self.build()
-        if runtime is None:
-            return make_plan(graph)
-        admission = runtime.check(graph)
-        return make_plan(graph, refusals=admission.refusals, clamped=admission.clamped)
+        return plan_of(self.build(), runtime)
 
     def visualize(self, format: str = "text", run: Run | PipelineResult | None = None) -> str:
         """The graph as ``"text"``, ``"mermaid"``, ``"dot"`` or ``"svg"``.
@@ -312,16 +309,9 @@ class Pipeline:
             GraphError: there is no such format, the pipeline is wrong, or the run is of
                 another one.
         """
-        from asyncflow.graph.drawing import draw
+        from asyncflow.viewing import picture_of
 
-        graph = self.build()
-        if run is None:
-            return draw(graph, format)
-        states = run.states()
-        if states.keys().isdisjoint(graph.index):
-            raise GraphError(f"pipeline {self.name!r}: visualize(run=…) got {run!r}, not its own")
-        run_id = run.run_id if isinstance(run, PipelineResult) else run.id
-        return draw(graph, format, states, f"run {run_id} {run.state}")
+        return picture_of(self.build(), format, run)
 
     # -- running -------------------------------------------------------------------------
 
@@ -484,15 +474,13 @@ class Pipeline:
             failure_policy=failure_policy,
             timeout=timeout,
         )
-        owned = None
-        runtime = runtime or ambient_runtime()
-        if runtime is None:
-            owned = runtime = Runtime(max_threads=max(DEFAULT_THREADS, request.max_workers or 1))
-            runtime.max_processes = max(runtime.max_processes, request.max_workers or 1)
-            owned.open()
-        try:
-            async with runtime.running(request) as run:
-                yield run
-        finally:
-            if owned is not None:
-                await owned.aclose()
+        shared, workers = runtime or ambient_runtime(), request.max_workers or 1
+        async with running_in(shared, lambda: _runtime_for(workers), request) as run:
+            yield run
+
+
+def _runtime_for(workers: int) -> Runtime:
+    """A runtime with room for so many workers of either kind."""
+    runtime = Runtime(max_threads=max(DEFAULT_THREADS, workers))
+    runtime.max_processes = max(runtime.max_processes, workers)
+    return runtime
