@@ -37,6 +37,9 @@ def _pickler_type() -> Any:
             if isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO):
                 # Otherwise an open file would go as what is in it.
                 raise TypeError(f"cannot pickle {type(value).__name__!r} object")
+            if isinstance(value, types.CodeType):
+                make, arguments = self.dispatch_table[types.CodeType](value)
+                return _code_of_file, (value.co_filename, make, arguments)
             reduced = _reduced(value)
             return super().reducer_override(value) if reduced is None else reduced
 
@@ -54,3 +57,11 @@ def _reduced(value: Any) -> tuple[Any, ...] | None:
         place = steps.place_behind_a_step(value)
         return None if place is None else (steps.func_at, place)
     return None
+
+
+def _code_of_file(
+    filename: str, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]
+) -> types.CodeType:
+    """Code that says where it was written: new versions of cloudpickle leave that out, and
+    then no traceback shows a line of it."""
+    return make(*arguments).replace(co_filename=filename)

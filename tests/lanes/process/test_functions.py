@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from asyncflow import step
@@ -54,3 +56,18 @@ def test_a_callable_without_a_hash_is_sent_as_it_is() -> None:
 
     adder: Any = Adder()
     assert pickle.loads(FunctionTable().find(adder, Scope()).body)() == 3
+
+
+def test_the_traceback_of_a_function_sent_by_value_shows_its_lines() -> None:
+    def outer() -> Callable[[], None]:
+        def inner() -> None:
+            raise ValueError("too deep")
+
+        return inner
+
+    sent = pickle.loads(FunctionTable().find(outer, Scope()).body)
+    try:
+        sent()()
+    except ValueError as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+    assert (last.filename, last.line) == (__file__, 'raise ValueError("too deep")')
