@@ -224,7 +224,7 @@ async def test_a_directory_that_cannot_be_made_is_said_before_the_first_step(
     host: Host, tmp_path: Path
 ) -> None:
     (tmp_path / "kept").write_text("in the way")
-    with pytest.raises(StorageError, match="cannot be opened"):
+    with pytest.raises(StorageError, match="cannot be made: what stands there is no directory"):
         await host.run(chain(host))
     assert not host.calls
 

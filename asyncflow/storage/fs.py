@@ -188,11 +188,23 @@ def open_root(path: str | os.PathLike[str], *, create: bool) -> RealDirectory:
         FileNotFoundError: it is not there, and ``create`` is false.
     """
     where = os.path.abspath(os.fspath(path))
+    if create:
+        _make(where)
     with _explained(where):
-        if create:
-            os.makedirs(where, _DIRECTORY_MODE, exist_ok=True)
         found = os.open(where, os.O_RDONLY | _DIRECTORY | _CLOEXEC)
     return _owned(found, where)
+
+
+def _make(path: str) -> None:
+    try:
+        os.makedirs(path, _DIRECTORY_MODE, exist_ok=True)
+    except OSError as error:
+        # A missing parent, as in /proc, is no FileNotFoundError here: that means "not recorded".
+        in_the_way = "what stands there is no directory"
+        hint = in_the_way if isinstance(error, FileExistsError) else error.strerror
+        raise StorageError(
+            f"directory {path} cannot be made: {hint}; name another one", path=path
+        ) from error
 
 
 def _owned(descriptor: int, path: str) -> RealDirectory:

@@ -139,5 +139,13 @@ def test_what_belongs_to_another_user_is_refused(directory: RealDirectory, tmp_p
 
 def test_a_file_where_a_directory_should_be_is_said(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("")
-    with pytest.raises(StorageError, match="cannot be opened"):
+    with pytest.raises(StorageError, match="kept cannot be made: what stands there is no dir"):
         open_root(tmp_path / "kept", create=True)
+    with pytest.raises(StorageError, match="cannot be opened: Not a directory"):
+        open_root(tmp_path / "kept", create=False)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_a_directory_that_cannot_be_made_is_not_one_that_is_missing() -> None:
+    with pytest.raises(StorageError, match="/proc/runs cannot be made: No such file or directory"):
+        open_root("/proc/runs", create=True)
