@@ -287,9 +287,10 @@ class PipelineResult:
         elif isinstance(error, AsyncflowError) and isinstance(error, StepFailed):
             raised = error
         else:
+            own = name == worst.step_name
             raised = StepFailed(
-                f"{name!r} has no value: step {worst.step_name!r} {worst.status} at attempt "
-                f"{worst.attempts}: {text_of(error)}",
+                f"{'' if own else f'{name!r} has no value: '}step {worst.step_name!r} "
+                f"{worst.status} at attempt {worst.attempts}: {text_of(error)}",
                 step=worst.step_name,
                 attempt=worst.attempts,
             )

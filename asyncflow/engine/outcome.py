@@ -88,7 +88,7 @@ def _produced_twice(run: RunRecord, node: int, asset: int) -> StepFailed:
 def _not_taken_apart(run: RunRecord, node: int, value: Any, error: Exception) -> StepFailed:
     name = run.graph.nodes[node].name
     failed = StepFailed(
-        f"step {name!r} returned a {type(value).__name__} whose parts cannot be read "
+        f"step {name!r} returned a value of type {type(value).__name__} whose parts cannot be read "
         f"({text_of(error)}); return a tuple, a list or a dict",
         step=name,
     )

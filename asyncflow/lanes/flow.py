@@ -102,7 +102,7 @@ def parts_of(value: Any, names: list[str] | tuple[str, ...], step: str) -> list[
             return list(value)
         found = f"{len(value)} values"
     else:
-        found = f"a {type(value).__name__}"
+        found = f"a value of type {type(value).__name__}"
     raise StepFailed(
         f"step {step!r} declares the outputs {', '.join(names)} but returned {found}; return a "
         f"tuple or list of {len(names)} values, or a mapping with these keys",

@@ -127,7 +127,7 @@ async def test_wrong_parts_are_an_error_that_names_the_step() -> None:
 
     result = await Pipeline("p", steps=[two, use]).run()
     assert str(result.step_results["two"].error).startswith(
-        "step 'two' declares the outputs a, b but returned a int"
+        "step 'two' declares the outputs a, b but returned a value of type int"
     )
 
 
