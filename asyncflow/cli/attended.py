@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import traceback
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
@@ -22,16 +23,19 @@ from asyncflow.states import RunState
 
 __all__ = ["Ending", "Order", "attend", "make_runtime", "tell"]
 
+_USUAL_DIRECTORY = ".asyncflow"
+
 _MOST_TRACEBACKS = 10
 
 
 class Order(msgspec.Struct, frozen=True):
     """What to run, how, and what to show meanwhile.
 
-    ``restart`` is for pipelines in files; ``events`` is the descriptor that takes them, None
-    for none.
+    ``target`` is what the command calls the pipeline; ``events`` is the descriptor that takes
+    them, None for none.
     """
 
+    target: str
     pipeline: Pipeline | PipelineOrchestrator
     inputs: dict[str, Any]
     max_cpus: str | None = None
@@ -120,6 +124,7 @@ def _started(order: Order, runtime: Runtime | None) -> AbstractAsyncContextManag
         options["force_restart"] = order.restart
     else:
         options["checkpoint"] = order.checkpoint
+        options["on_existing"] = "restart" if order.restart else "resume"
     return order.pipeline.start(
         order.inputs,
         runtime=runtime,
@@ -149,7 +154,7 @@ async def _watch(run: Run, order: Order, interrupts: Interrupts) -> Ending:
     )
 
 
-def tell(ending: Ending, *, quiet: bool, with_traceback: bool) -> None:
+def tell(ending: Ending, order: Order, *, quiet: bool, with_traceback: bool) -> None:
     """Say how it ended; a quiet command only speaks of what went wrong."""
     result = ending.result
     if quiet and ending.exit_code is ExitCode.SUCCESS:
@@ -157,9 +162,24 @@ def tell(ending: Ending, *, quiet: bool, with_traceback: bool) -> None:
     print(shown(result.summary(), lines=True), flush=True)
     if result.state is RunState.CANCELLED and result.reason:
         print(f"  reason: {shown(result.reason)}", flush=True)
+    tracebacks = _tracebacks(result)
     if with_traceback:
-        for text in _tracebacks(result):
+        for text in tracebacks:
             say(text)
+    elif tracebacks:
+        say("  --traceback shows where it was raised")
+    if not result.success and (command := _going_on(order, result.run_id)):
+        say(f"  go on with it: {command}")
+
+
+def _going_on(order: Order, run_id: str) -> str | None:
+    """The command that goes on with a recorded run; None if the same one does, or none."""
+    if order.checkpoint is None or isinstance(order.pipeline, PipelineOrchestrator):
+        return None
+    words = ["asyncflow", "resume", run_id, order.target]
+    if order.checkpoint != _USUAL_DIRECTORY:
+        words += ["--directory", order.checkpoint]
+    return shlex.join(words)
 
 
 def _tracebacks(result: PipelineResult) -> list[str]:

@@ -15,7 +15,7 @@ from asyncflow import __version__
 from asyncflow.blocking import run_blocking
 from asyncflow.cli import housekeeping
 from asyncflow.cli.attended import Order, attend, make_runtime, tell
-from asyncflow.cli.endings import ExitCode, end, log_to_stderr, sentences
+from asyncflow.cli.endings import CommandError, ExitCode, end, log_to_stderr, sentences
 from asyncflow.cli.event_stream import claim_stdout
 from asyncflow.cli.file_commands import Overlays, Settings, add_commands
 from asyncflow.cli.files import LaidOver, load_any
@@ -148,7 +148,7 @@ def run(
     restart: Annotated[
         bool,
         typer.Option(
-            "--restart", help="Of a pipeline's file: run again what is recorded as done, too."
+            "--restart", help="Run again what is recorded as done, too: begin the run anew."
         ),
     ] = False,
     traceback: Traceback = False,
@@ -166,12 +166,13 @@ def run(
         pictures.check()
         descriptor = None if events is None else claim_stdout()
         policy: FailurePolicy | None = None if failure_policy is None else failure_policy.value
-        over = LaidOver(
-            overlays or (), settings or (), max_cpus, max_gpus, policy, restart, checkpoint
-        )
+        over = LaidOver(overlays or (), settings or (), max_cpus, max_gpus, policy, checkpoint)
         pipeline = load_any(target, over)
+        if restart and run_id is None and not isinstance(pipeline, PipelineOrchestrator):
+            raise CommandError("--restart begins a recorded run anew; say which with --run-id")
         log_to_stderr("log_failure", *(["log_advice"] if progress else []))
         order = Order(
+            target=target,
             pipeline=pipeline,
             inputs=parse_inputs(pipeline, inputs or ()),
             max_cpus=max_cpus,
@@ -185,8 +186,9 @@ def run(
             events=descriptor,
         )
         ending = run_blocking(lambda: attend(order), "asyncflow run")
-    tell(ending, quiet=quiet, with_traceback=traceback)
+    # First, as nobody may be there to be told: `| head` ends the command.
     complete = pictures.write(pipeline, ending.result)
+    tell(ending, order, quiet=quiet, with_traceback=traceback)
     end(ending.exit_code or (ExitCode.SUCCESS if complete else ExitCode.FAILED), ending.abandoned)
 
 
@@ -270,6 +272,7 @@ def resume(
         check_recorded(directory, run)
         log_to_stderr("log_failure", *(["log_advice"] if not quiet else []))
         order = Order(
+            target=target,
             pipeline=pipeline,
             inputs={},
             max_cpus=max_cpus,
@@ -279,7 +282,7 @@ def resume(
             progress=not quiet,
         )
         ending = run_blocking(lambda: attend(order), "asyncflow resume")
-    tell(ending, quiet=quiet, with_traceback=traceback)
+    tell(ending, order, quiet=quiet, with_traceback=traceback)
     end(ending.exit_code, ending.abandoned)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -43,6 +44,23 @@ class CommandError(AsyncflowError):
 _ITS_OWN = (CommandError, GraphError, CapacityError, RunConflict, StorageError)
 
 
+# What messages of the library call by its name in Python, and how a command is told it.
+_OPTIONS = (
+    (re.compile(r"""on_existing=(['"])restart\1"""), "--restart"),
+    (re.compile(r"run\(timeout=…\)"), "--timeout"),
+    (
+        re.compile(r"pass inputs=\{'(\w+)': …\}(?: or services=\{'\w+': …\})?"),
+        r"give it with --input \1=…",
+    ),
+)
+
+
+def _in_options(sentence: str) -> str:
+    for pattern, option in _OPTIONS:
+        sentence = pattern.sub(option, sentence)
+    return sentence
+
+
 def say(sentence: str) -> None:
     """One remark on the error stream, safe for a terminal."""
     print(shown(sentence, lines=True), file=sys.stderr, flush=True)
@@ -61,7 +79,7 @@ def sentences(with_traceback: bool) -> Iterator[None]:
             say("".join(traceback.format_exception(error)))
         problems = error.problems if isinstance(error, GraphError) else (str(error),)
         for problem in problems:
-            say(f"error: {problem}")
+            say(f"error: {_in_options(problem)}")
         raise typer.Exit(ExitCode.WRONG) from error
     except KeyboardInterrupt as error:
         say("interrupted")
@@ -102,6 +120,6 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            say(f"{record.levelname.lower()}: {self.format(record)}")
+            say(f"{record.levelname.lower()}: {_in_options(self.format(record))}")
         except OSError:
             self.handleError(record)

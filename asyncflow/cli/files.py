@@ -31,7 +31,6 @@ class LaidOver(msgspec.Struct, frozen=True):
         overlays: files of ``-f``.
         settings: ``key=value`` of ``--set``.
         max_cpus, max_gpus, failure_policy: options that stand for a setting each.
-        restart: whether to run again what was recorded as done.
         checkpoint: where to record, relative to where the command stands.
     """
 
@@ -40,7 +39,6 @@ class LaidOver(msgspec.Struct, frozen=True):
     max_cpus: str | None = None
     max_gpus: str | None = None
     failure_policy: str | None = None
-    restart: bool = False
     checkpoint: str | None = None
 
 
@@ -53,7 +51,7 @@ def load_any(target: str, over: LaidOver) -> Pipeline | PipelineOrchestrator:
     """
     if is_pipeline_file(target):
         return load_orchestrator(target, over)
-    only_files = {"-f": over.overlays, "--set": over.settings, "--restart": over.restart}
+    only_files = {"-f": over.overlays, "--set": over.settings}
     for option, given in only_files.items():
         if given:
             raise CommandError(f"{option} is for pipelines in a .yaml, .toml or .json file")

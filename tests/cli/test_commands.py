@@ -74,6 +74,7 @@ def test_a_run_that_fails_ends_with_1_and_says_why_once(commands: Commands) -> N
     assert r"] breaks failed after" in ended.stderr
     assert r"warning: about to break \x1b[31m" in ended.stderr
     assert "Traceback" not in ended.stdout + ended.stderr
+    assert ended.stderr.endswith("--traceback shows where it was raised\n")
     assert "\x1b" not in ended.stdout + ended.stderr
     assert "broken: failed" not in ended.stderr
 
@@ -116,7 +117,7 @@ def test_wrong_options_end_with_2_and_name_the_option(commands: Commands) -> Non
         ([*target, "--max-cpus", "much"], "error: --max-cpus: 'much' is not an amount of CPU"),
         ([*target, "--max-gpus", "-1"], "error: --max-gpus: "),
         ([*target, "--input", "day=2"], "error: --input day=… is given twice"),
-        ([*target, "--timeout", "0"], "error: run(timeout=…) takes finite seconds above 0"),
+        ([*target, "--timeout", "0"], "error: --timeout takes finite seconds above 0"),
         ([*target, "--run-id", "a/b"], "error: run name 'a/b' holds '/'"),
         ([*target, "--failure-policy", "hope"], "'hope' is not one of 'fail_fast', 'collect_all'"),
         ([*target, "--evnts", "jsonl"], "No such option"),
@@ -136,6 +137,8 @@ def test_a_missing_input_is_named(commands: Commands) -> None:
     assert ended.exit_code == 2
     assert "'day'" in ended.stderr
     assert "'dya'" in ended.stderr
+    bare = commands.here("run", "shop.py:pipeline")
+    assert bare.stderr.endswith("give it with --input day=…\n")
 
 
 def test_a_run_that_takes_too_long_ends_with_1(commands: Commands) -> None:
