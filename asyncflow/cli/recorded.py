@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ import typer
 from asyncflow.cli.endings import CommandError, sentences
 from asyncflow.errors import StorageError
 from asyncflow.progress import shown
+from asyncflow.storage.layout import RUNS
 
 if TYPE_CHECKING:
     from asyncflow.storage.accounts import RunAccount
@@ -70,10 +72,18 @@ def list_runs(
         typer.echo(json.dumps([account.summary() for account in found], indent=2))
         return
     if not found:
-        typer.echo(shown(f"no runs are recorded in {directory}"))
+        typer.echo(shown(f"no runs are recorded in {directory}{_elsewhere(directory)}"))
         return
     for line in _table(_rows(found)):
         typer.echo(shown(line))
+
+
+def _elsewhere(directory: str) -> str:
+    """Where else runs may be recorded."""
+    of_files = ".checkpoints"
+    if directory != of_files and (Path(of_files) / RUNS).is_dir():
+        return f"; there are some in {of_files}: --directory {of_files}"
+    return "" if Path(directory).is_dir() else ", which is not there; --directory names another"
 
 
 def show(
@@ -124,7 +134,8 @@ def _account(directory: str, run_id: str) -> RunAccount:
         return account_of(directory, run_id)
     except FileNotFoundError:
         raise CommandError(
-            f"no run {run_id!r} is recorded in {directory}; 'asyncflow runs' lists those that are"
+            f"no run {run_id!r} is recorded in {directory}{_elsewhere(directory)}; "
+            "'asyncflow runs' lists those that are"
         ) from None
     except StorageError as error:
         raise CommandError(str(error)) from error

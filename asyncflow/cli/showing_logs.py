@@ -62,7 +62,10 @@ def logs_of(run: str, module: str | None, directory: Path) -> Logs:
     found = Logs(folder, module)
     if module is not None and not found.files():
         known = [module_of(file) for file in logs_in(folder)]
-        raise CommandError(f"run {run!r} has no log of module {module!r}{nearest(module, known)}")
+        there_are = f"there are those of {', '.join(map(repr, known))}"
+        raise CommandError(
+            f"run {run!r} has no log of module {module!r}{nearest(module, known, there_are)}"
+        )
     return found
 
 
@@ -77,7 +80,11 @@ def _folder_of(run: str, directory: Path) -> Path:
             return folder
     runs = directory / RUNS
     known = sorted(path.name for path in runs.iterdir()) if runs.is_dir() else []
-    otherwise = f"there is no run in {directory}; name its folder with --directory"
+    otherwise = (
+        f"'asyncflow runs --directory {directory}' lists those that are recorded"
+        if known
+        else f"there is no run in {directory}; name its folder with --directory"
+    )
     raise CommandError(f"there is no run {run!r}{nearest(run, known, otherwise)}")
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from asyncflow.cli.endings import CommandError
 from asyncflow.errors import GraphError, text_of
 from asyncflow.graph.names import nearest
+from asyncflow.orchestrator.reading import SUFFIXES
 from asyncflow.pipeline.pipeline import Pipeline
 from asyncflow.step import Step
 
@@ -41,6 +42,7 @@ def load_pipeline(target: str) -> Pipeline:
             module raised while it was imported.
     """
     place, name = split_target(target)
+    _refuse_folder(place)
     is_file = place.endswith(".py") or os.sep in place
     module = _load_file(place) if is_file else _load_module(place)
     if name is None:
@@ -62,11 +64,23 @@ def split_target(target: str) -> tuple[str, str | None]:
     return match["place"], match["name"]
 
 
+def _refuse_folder(place: str) -> None:
+    """A folder that is no package would be imported as one, and have nothing in it."""
+    folder = Path(place)
+    if folder.is_dir() and not (folder / "__init__.py").is_file():
+        suffixes = (".py", *SUFFIXES)
+        inside = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+        such_as = f", such as {str(inside[0])!r}" if inside else ""
+        raise CommandError(f"{place!r} is a folder; name a file of Python or YAML in it{such_as}")
+
+
 # -- importing ---------------------------------------------------------------------------
 
 
 def _load_file(place: str) -> ModuleType:
     path = Path(place).resolve()
+    if path.suffix != ".py" and path.exists():
+        raise CommandError(f"{place!r} is no Python file: its name does not end with .py")
     if path.suffix != ".py" or not path.is_file():
         known = [found.name for found in sorted(path.parent.glob("*.py"))]
         raise CommandError(f"there is no Python file {place!r}{nearest(path.name, known)}")

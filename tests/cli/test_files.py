@@ -103,7 +103,7 @@ def test_a_run_can_be_recorded_elsewhere_and_resumed_from_there(files: Commands)
 
 def test_options_that_do_not_go_with_their_target(files: Commands) -> None:
     files.write("shop.py", "from asyncflow import Pipeline\npipeline = Pipeline('p')\n")
-    for option in (["-f", "x.yaml"], ["--set", "a=1"], ["--restart"]):
+    for option in (["-f", "x.yaml"], ["--set", "a=1"]):
         wrong = files.here("run", "shop.py", *option)
         assert wrong.exit_code == 2
         assert "is for pipelines in a .yaml, .toml or .json file" in wrong.output
@@ -158,6 +158,10 @@ def test_logs_by_run_id_folder_and_file(files: Commands) -> None:
     assert kept.output == "load: loading numbers\n"
     wrong = files.here("logs", "sumz")
     assert (wrong.exit_code, "did you mean 'sums'" in wrong.output) == (2, True)
+    wrong = files.here("logs", "unlike")
+    assert "'asyncflow runs --directory .checkpoints' lists those" in wrong.output
+    wrong = files.here("logs", "sums", "unlike")
+    assert "there are those of 'load'" in wrong.output
     wrong = files.here("logs", "sums", "laod")
     assert (wrong.exit_code, "did you mean 'load'" in wrong.output) == (2, True)
     files.write("unkept.yaml", f"{PIPELINE}  checkpoint: {{enabled: false}}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from pathlib import Path
 
@@ -61,7 +62,9 @@ def test_runs_are_listed(recorded: Commands) -> None:
 
 
 def test_where_nothing_is_recorded_that_is_said(commands: Commands) -> None:
-    assert commands.run("runs").stdout == "no runs are recorded in .asyncflow\n"
+    assert commands.run("runs").stdout == (
+        "no runs are recorded in .asyncflow, which is not there; --directory names another\n"
+    )
     missing = commands.run("show", "nightly")
     assert missing.returncode == 2
     assert "no run 'nightly' is recorded in .asyncflow" in missing.stderr
@@ -85,6 +88,35 @@ def test_a_run_is_resumed(recorded: Commands) -> None:
     assert resumed.returncode == 0, resumed.stderr
     assert (recorded.folder / "calls").read_text() == "load "
     assert "nightly: numbers, succeeded" in recorded.run("show", "nightly").stdout
+
+
+def test_a_recorded_run_that_failed_says_how_to_go_on_with_it(commands: Commands) -> None:
+    commands.write("counting.py", PIPELINE)
+    done = commands.here(
+        "run", "counting.py:pipeline", "--input", "start=1", "--checkpoint", "my runs", "--quiet"
+    )
+    told = done.output.splitlines()[-1].partition("go on with it: ")[2]
+    _, resume, run_id, *rest = shlex.split(told)
+    assert (resume, rest) == ("resume", ["counting.py:pipeline", "--directory", "my runs"])
+    assert (commands.folder / "my runs" / "runs" / run_id).is_dir()
+    commands.write("go", "")
+    assert commands.here("resume", run_id, *rest, "--quiet").exit_code == 0
+    assert "go on with it" not in commands.here("run", "counting.py:pipeline").output
+
+
+def test_a_finished_run_is_begun_anew_with_restart(recorded: Commands) -> None:
+    recorded.write("go", "")
+    again = ["run", "counting.py:pipeline", "--run-id", "nightly", "--checkpoint", ".asyncflow"]
+    assert recorded.here(*again, "--input", "start=1", "--quiet").exit_code == 0
+    finished = recorded.run(*again, "--input", "start=1")
+    assert "is finished; its result is given back as it was" in finished.stderr
+    assert "(--restart runs it anew)" in finished.stderr
+    other = recorded.here(*again, "--input", "start=2")
+    assert (other.exit_code, "or --restart" in other.output) == (2, True)
+    assert recorded.here(*again, "--input", "start=2", "--restart").exit_code == 0
+    assert (recorded.folder / "calls").read_text() == "load load "
+    nameless = recorded.here("run", "counting.py:pipeline", "--restart")
+    assert (nameless.exit_code, "say which with --run-id" in nameless.output) == (2, True)
 
 
 def test_resume_begins_no_run(recorded: Commands) -> None:

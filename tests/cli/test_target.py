@@ -122,6 +122,8 @@ def test_a_function_may_make_the_pipeline(commands: Commands) -> None:
         ("maker.py:make", "there is no Python file 'maker.py'; did you mean 'makers.py'?"),
         ("elsewhere/makers.py:make", "there is no Python file 'elsewhere/makers.py'"),
         ("maker:make", "there is no module 'maker'; did you mean 'makers'?"),
+        ("bare", "'bare' is a folder; name a file of Python or YAML in it, such as 'bare/a.yaml'"),
+        ("./folder/data.csv", "'./folder/data.csv' is no Python file"),
         ("makers.sub:make", "there is no module 'makers.sub'"),
         ("folder.maker:make", "there is no module 'folder.maker'; did you mean 'folder.makers'?"),
     ],
@@ -132,6 +134,8 @@ def test_what_is_not_there_is_answered_with_a_sentence(
     commands.write("makers.py", MAKERS)
     commands.write("folder/__init__.py", "")
     commands.write("folder/makers.py", MAKERS)
+    commands.write("folder/data.csv", "")
+    commands.write("bare/a.yaml", "")
     with pytest.raises(CommandError, match=sentence):
         load_pipeline(target)
 
