@@ -363,6 +363,7 @@ print(alone.run_sync().step_results["x"].error)
 def test_another_version_of_asyncflow_is_refused(
     make_venv: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # it would lead to this version
     (tmp_path / "asyncflow").mkdir()
     (tmp_path / "asyncflow" / "__init__.py").write_text('__version__ = "0.0.7"\n')
     place = make_venv(str(tmp_path))
