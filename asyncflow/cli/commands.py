@@ -17,11 +17,12 @@ from asyncflow.cli import housekeeping
 from asyncflow.cli.attended import Order, attend, make_runtime, tell
 from asyncflow.cli.endings import CommandError, ExitCode, end, log_to_stderr, sentences
 from asyncflow.cli.event_stream import claim_stdout
-from asyncflow.cli.file_commands import Overlays, Settings, add_commands
+from asyncflow.cli.file_commands import add_commands
 from asyncflow.cli.files import LaidOver, load_any
 from asyncflow.cli.inputs import parse_inputs
+from asyncflow.cli.options import AsJson, Directory, Overlays, RunName, Settings, Traceback
 from asyncflow.cli.pictures import Pictures
-from asyncflow.cli.recorded import Directory, RunName, add_recorded_commands, check_recorded
+from asyncflow.cli.recorded import add_recorded_commands, check_recorded
 from asyncflow.cli.recorded import runs as recorded_runs
 from asyncflow.orchestrator.orchestrator import PipelineOrchestrator
 from asyncflow.progress import shown
@@ -76,7 +77,6 @@ MaxCpus = Annotated[
 MaxGpus = Annotated[
     str | None, typer.Option(help="How many GPUs to declare, or their types with commas between.")
 ]
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show tracebacks of errors.")]
 
 
 def main() -> None:
@@ -236,7 +236,7 @@ def graph(
 
 @app.command()
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Write it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what this machine and environment offer, and what a Runtime() will use of it."""
     # Here, because it looks into installed packages, which no other command needs to do.

@@ -10,33 +10,15 @@ import typer
 
 from asyncflow.cli.endings import CommandError, ExitCode, end, say, sentences
 from asyncflow.cli.files import LaidOver, is_pipeline_file, load_orchestrator
+from asyncflow.cli.options import Overlays, Settings, Traceback
 from asyncflow.progress import shown
 
-__all__ = ["Overlays", "Settings", "add_commands"]
+__all__ = ["add_commands"]
 
 File = Annotated[
     str,
     typer.Argument(metavar="FILE", help="A .yaml, .toml or .json file.", show_default=False),
 ]
-Overlays = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--overlay",
-        "-f",
-        metavar="FILE",
-        help="A file laid over that of the pipeline: its values replace those. Repeat it for more.",
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="One value of the pipeline's file, such as execution.mode=sequential or "
-        "modules.train.params.epochs=3. Repeat it for more.",
-    ),
-]
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show tracebacks of errors.")]
 
 
 def add_commands(app: typer.Typer) -> None:

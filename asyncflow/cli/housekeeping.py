@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from asyncflow.cli.endings import CommandError, ExitCode, end, sentences
+from asyncflow.cli.options import AsJson, Directory, Traceback
 from asyncflow.errors import StorageError
 from asyncflow.progress import shown
 from asyncflow.quantities import format_bytes, parse_bytes
@@ -24,12 +25,6 @@ __all__ = ["cache", "prune_runs"]
 
 _AGE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-Directory = Annotated[
-    str, typer.Option(metavar="PATH", help="The directory of the runtime.", show_default=True)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Write it as JSON.")]
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show tracebacks of errors.")]
 
 cache = typer.Typer(
     name="cache",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asyncflow.cli.endings import CommandError, sentences
+from asyncflow.cli.options import AsJson, Directory, RunName, Traceback
 from asyncflow.errors import StorageError
 from asyncflow.progress import shown
 from asyncflow.storage.layout import RUNS
@@ -19,7 +20,7 @@ from asyncflow.storage.layout import RUNS
 if TYPE_CHECKING:
     from asyncflow.storage.accounts import RunAccount
 
-__all__ = ["Directory", "RunName", "add_recorded_commands", "check_recorded", "runs"]
+__all__ = ["add_recorded_commands", "check_recorded", "runs"]
 
 
 class ExportFormat(StrEnum):
@@ -28,13 +29,6 @@ class ExportFormat(StrEnum):
     JSON = "json"
     MERMAID = "mermaid"
 
-
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="The id of a recorded run.")]
-Directory = Annotated[
-    str, typer.Option(metavar="PATH", help="The directory of the runtime.", show_default=True)
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Write it as JSON.")]
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show tracebacks of errors.")]
 
 runs = typer.Typer(
     name="runs",
