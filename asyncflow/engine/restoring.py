@@ -121,22 +121,13 @@ class RememberedNodes:
         return False
 
     def _give(self, run: RunRecord, node: int, memory: NodeMemory) -> None:
-        assert memory.state is not None
         if memory.state == SUCCEEDED:
             assert memory.value is not None
             placed = run.graph.nodes[node]
             store(run, node, self._values.read(placed.name, memory.value, placed.step))
-        run.states[node] = memory.state
-        run.started[node], run.finished[node] = memory.began, memory.ended
-        if memory.attempt != 1:
-            run.attempts[node] = memory.attempt
-        if memory.worker:
-            run.workers[node] = memory.worker
-        if memory.cached:
-            run.cached.add(node)
         if memory.state == SKIPPED:
             run.blemished = True
-        run.resumed.add(node)
+        _note_end(run, node, memory)
         run.left -= 1
         let_go(run, node)
 
@@ -227,21 +218,26 @@ def _done_nodes(graph: Graph, memory: RunMemory, gone: set[str]) -> set[int]:
 
 
 def _give(run: RunRecord, index: int, name: str, node: NodeMemory, values: Values) -> None:
-    assert node.state is not None
     if node.state == SUCCEEDED:
         assert node.value is not None
         failed = store(run, index, values.read(name, node.value, run.graph.nodes[index].step))
         if failed is not None:
             raise StorageError(f"the recorded value of step {name!r} does not fit: {failed}")
-    run.states[index] = node.state
-    run.started[index], run.finished[index] = node.began, node.ended
-    if node.attempt != 1:
-        run.attempts[index] = node.attempt
-    if node.worker:
-        run.workers[index] = node.worker
-    if node.cached:
-        run.cached.add(index)
-    run.resumed.add(index)
+    _note_end(run, index, node)
+
+
+def _note_end(run: RunRecord, node: int, memory: NodeMemory) -> None:
+    """All that is remembered of the end of a node, apart from its value."""
+    assert memory.state is not None
+    run.states[node] = memory.state
+    run.started[node], run.finished[node] = memory.began, memory.ended
+    if memory.attempt != 1:
+        run.attempts[node] = memory.attempt
+    if memory.worker:
+        run.workers[node] = memory.worker
+    if memory.cached:
+        run.cached.add(node)
+    run.resumed.add(node)
 
 
 def _set_frontier(run: RunRecord, done: set[int]) -> None:

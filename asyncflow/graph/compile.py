@@ -22,7 +22,7 @@ from asyncflow.graph.order import children_of, find_cycles, topological_order
 from asyncflow.graph.placing import place_cleanup, place_pipelines
 from asyncflow.graph.wiring import CHUNK, Wiring, wire
 
-__all__ = ["Blueprint", "building", "check_sendable", "compile_graph"]
+__all__ = ["Blueprint", "at_once", "building", "check_sendable", "compile_graph"]
 
 
 class Blueprint(msgspec.Struct, frozen=True):
@@ -63,7 +63,11 @@ def compile_graph(blueprint: Blueprint) -> Graph:
     Raises:
         GraphError: the pipeline is wrong; ``problems`` has every fault.
     """
-    steps = building(blueprint)
+    return at_once(building(blueprint))
+
+
+def at_once(steps: Generator[None, None, Graph]) -> Graph:
+    """Run a build through."""
     while True:
         try:
             next(steps)

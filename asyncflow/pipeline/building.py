@@ -18,20 +18,10 @@ from asyncflow.graph.selection import inside, select
 from asyncflow.pipeline.arguments import replaced_steps
 from asyncflow.step import Step
 
-__all__ = ["at_once", "in_slices", "log_advice", "part_of", "with_replacements"]
+__all__ = ["in_slices", "log_advice", "part_of", "with_replacements"]
 
 _LOGGER = logging.getLogger("asyncflow")
 _BUILD_SECONDS = 0.004
-
-
-def at_once(steps: Generator[None, None, Graph]) -> Graph:
-    """Run a build through."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            graph: Graph = done.value
-            return graph
 
 
 async def in_slices(steps: Generator[None, None, Graph]) -> Graph:

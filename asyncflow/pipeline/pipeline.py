@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from asyncflow.blocking import run_blocking
 from asyncflow.errors import GraphError
-from asyncflow.graph.compile import Blueprint, building
+from asyncflow.graph.compile import Blueprint, at_once, building
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.grouping import Group, StepGroup
 from asyncflow.graph.node import Node
@@ -34,13 +34,7 @@ from asyncflow.pipeline.arguments import (
     target_names,
     values_by_name,
 )
-from asyncflow.pipeline.building import (
-    at_once,
-    in_slices,
-    log_advice,
-    part_of,
-    with_replacements,
-)
+from asyncflow.pipeline.building import in_slices, log_advice, part_of, with_replacements
 from asyncflow.pipeline.executor import ParallelExecutor
 from asyncflow.request import OnChange, OnExisting, recording_options
 from asyncflow.result import PipelineResult
