@@ -16,6 +16,17 @@ from tests.storage.writing import NONCE, SlowFile, Written, records_in
 both = pytest.mark.parametrize("durability", ["process", "power"])
 
 
+def write_slowly(durability: Durability) -> tuple[FaultyDirectory, SlowFile, Written]:
+    """Append a record to a file whose syncs wait until they are let go on."""
+    directory = FaultyDirectory()
+    file = directory.create("journal")
+    file.write(header_of(NONCE))
+    slow = SlowFile(file)
+    written = Written(directory, durability, slow)
+    written.writer.append(b"one", 1)
+    return directory, slow, written
+
+
 @both
 async def test_what_is_acknowledged_is_in_the_file(durability: Durability) -> None:
     directory = FaultyDirectory()
@@ -43,13 +54,8 @@ async def test_what_waits_goes_out_at_once() -> None:
 
 
 async def test_power_syncs_before_it_acknowledges() -> None:
-    directory = FaultyDirectory()
-    file = directory.create("journal")
-    file.write(header_of(NONCE))
-    slow = SlowFile(file)
-    written = Written(directory, "power", slow)
-    written.writer.append(b"one", 1)
-    await asyncio.to_thread(slow.syncing.wait, 10)
+    directory, slow, written = write_slowly("power")
+    await slow.wait_syncing()
     assert records_in(directory.read("journal"))[0] == [b"one"]
     assert written.acknowledged == []
     slow.go_on.set()
@@ -58,14 +64,9 @@ async def test_power_syncs_before_it_acknowledges() -> None:
 
 
 async def test_process_acknowledges_while_a_sync_goes_on() -> None:
-    directory = FaultyDirectory()
-    file = directory.create("journal")
-    file.write(header_of(NONCE))
-    slow = SlowFile(file)
-    written = Written(directory, "process", slow)
-    written.writer.append(b"one", 1)
+    directory, slow, written = write_slowly("process")
     await written.until_acknowledged(1)
-    await asyncio.to_thread(slow.syncing.wait, 10)
+    await slow.wait_syncing()
     written.writer.append(b"two", 2)
     await written.until_acknowledged(2)
     assert written.acknowledged == [1, 2]
@@ -75,13 +76,8 @@ async def test_process_acknowledges_while_a_sync_goes_on() -> None:
 
 
 async def test_a_slow_sync_does_not_hold_the_loop() -> None:
-    directory = FaultyDirectory()
-    file = directory.create("journal")
-    file.write(header_of(NONCE))
-    slow = SlowFile(file)
-    written = Written(directory, "power", slow)
-    written.writer.append(b"one", 1)
-    await asyncio.to_thread(slow.syncing.wait, 10)
+    _, slow, written = write_slowly("power")
+    await slow.wait_syncing()
     for _ in range(1000):  # the loop goes round and round while the sync waits
         await asyncio.sleep(0)
     assert written.acknowledged == []
@@ -138,14 +134,9 @@ async def test_a_failed_sync_is_never_tried_again(durability: Durability) -> Non
 
 
 async def test_a_cancelled_close_does_not_cancel_the_write() -> None:
-    directory = FaultyDirectory()
-    file = directory.create("journal")
-    file.write(header_of(NONCE))
-    slow = SlowFile(file)
-    written = Written(directory, "power", slow)
-    written.writer.append(b"one", 1)
+    directory, slow, written = write_slowly("power")
     closing = asyncio.ensure_future(written.writer.close())
-    await asyncio.to_thread(slow.syncing.wait, 10)
+    await slow.wait_syncing()
     for _ in range(3):
         closing.cancel()
         await asyncio.sleep(0)

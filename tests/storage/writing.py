@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 from asyncflow.errors import StorageError
@@ -11,6 +12,7 @@ from asyncflow.storage.fs import AppendFile, Directory
 from asyncflow.storage.writer import Durability, JournalWriter
 
 NONCE = bytes(16)
+_PATIENCE_SECONDS = 30.0
 
 
 class Written:
@@ -77,18 +79,19 @@ class SlowFile:
     """A file whose syncs wait until they are let go on."""
 
     def __init__(self, file: AppendFile) -> None:
-        import threading
-
         self._file = file
         self.syncing = threading.Event()
         self.go_on = threading.Event()
+
+    async def wait_syncing(self) -> None:
+        assert await asyncio.to_thread(self.syncing.wait, _PATIENCE_SECONDS)
 
     def write(self, data: Any) -> int:
         return self._file.write(data)
 
     def sync(self) -> None:
         self.syncing.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(_PATIENCE_SECONDS)
         self._file.sync()
 
     def truncate(self, length: int) -> None:
