@@ -17,6 +17,7 @@ from asyncflow.flow.submission import SubmitOptions, submission_id
 from tests.flow.fake_slurm import FakeSlurm
 
 MakeSpace = Callable[..., str]
+MakeProject = Callable[..., FlowProject]
 
 
 @pytest.fixture
@@ -35,7 +36,9 @@ def no_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asyncflow.flow.submission.Slurm", slurm.Slurm)
 
 
-def two_stages(Project: type[FlowProject]) -> None:
+@pytest.fixture
+def two_stages(Project: type[FlowProject], data_space: MakeSpace) -> MakeProject:
+    """Makes a project of so many jobs with two operations, each also in the group ``ex``."""
     ex = Project.make_group("ex", submit_options="--progress")
 
     @ex(directives={"np": 4, "walltime": 1.5, "memory": "2g"})
@@ -49,15 +52,15 @@ def two_stages(Project: type[FlowProject]) -> None:
     @Project.operation(directives={"nranks": 2, "omp_num_threads": 3, "walltime": 0.5})
     def op2(job: Any) -> None: ...
 
+    return lambda jobs, **options: Project(data_space(jobs), **options)
+
 
 def test_a_script_asks_for_what_the_directives_say(
-    Project: type[FlowProject],
-    data_space: MakeSpace,
+    two_stages: MakeProject,
     no_scheduler: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    two_stages(Project)
-    project = Project(data_space(1), entrypoint="project.py")
+    project = two_stages(1, entrypoint="project.py")
     (job,) = project
     options = SubmitOptions(pretend=True, partition="gpu", job_output="out-%j", hold=True)
     assert project.submit(names=["ex"], options=options) == 1
@@ -77,32 +80,26 @@ def test_a_script_asks_for_what_the_directives_say(
 
 
 def test_gpus_are_asked_for(
-    Project: type[FlowProject],
-    data_space: MakeSpace,
+    two_stages: MakeProject,
     no_scheduler: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    two_stages(Project)
-    Project(data_space(1)).submit(names=["op1"], options=SubmitOptions(pretend=True))
+    two_stages(1).submit(names=["op1"], options=SubmitOptions(pretend=True))
     assert "#SBATCH --gpus=1" in capsys.readouterr().out.splitlines()
 
 
-def test_pretending_leaves_no_trace(
-    Project: type[FlowProject], data_space: MakeSpace, scheduler: FakeSlurm
-) -> None:
-    two_stages(Project)
-    path = data_space(2)
-    before = sorted(Path(path).rglob("*"))
-    Project(path).submit(options=SubmitOptions(pretend=True, bundle_size=0))
-    assert sorted(Path(path).rglob("*")) == before
+def test_pretending_leaves_no_trace(two_stages: MakeProject, scheduler: FakeSlurm) -> None:
+    project = two_stages(2)
+    before = sorted(Path(project.path).rglob("*"))
+    project.submit(options=SubmitOptions(pretend=True, bundle_size=0))
+    assert sorted(Path(project.path).rglob("*")) == before
     assert scheduler.jobs == []
 
 
 def test_what_comes_after_is_submitted_with_a_dependency(
-    Project: type[FlowProject], data_space: MakeSpace, scheduler: FakeSlurm
+    two_stages: MakeProject, scheduler: FakeSlurm
 ) -> None:
-    two_stages(Project)
-    project = Project(data_space(2))
+    project = two_stages(2)
     assert project.submit() == 4
     of_group: dict[str, list[Any]] = {job["name"].split("/")[2]: [] for job in scheduler.jobs}
     for number, job in enumerate(scheduler.jobs, 1):
@@ -116,23 +113,20 @@ def test_what_comes_after_is_submitted_with_a_dependency(
 
 
 def test_what_was_submitted_before_counts_for_what_comes_after(
-    Project: type[FlowProject], data_space: MakeSpace, scheduler: FakeSlurm
+    two_stages: MakeProject, scheduler: FakeSlurm
 ) -> None:
-    two_stages(Project)
-    project = Project(data_space(1))
+    project = two_stages(1)
     assert project.submit(names=["op1"]) == 1
     assert project.submit(names=["op1", "op2"]) == 1
     assert "--dependency=afterok:1" in scheduler.jobs[1]["directives"]
 
 
 def test_nothing_is_submitted_twice_unless_forced(
-    Project: type[FlowProject],
-    data_space: MakeSpace,
+    two_stages: MakeProject,
     scheduler: FakeSlurm,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    two_stages(Project)
-    project = Project(data_space(2))
+    project = two_stages(2)
     assert project.submit(names=["op1"]) == 2
     assert project.submit(names=["op1"]) == 0
     assert "nothing to submit" in capsys.readouterr().err
@@ -140,11 +134,10 @@ def test_nothing_is_submitted_twice_unless_forced(
 
 
 def test_after_flags_and_number_are_passed_on(
-    Project: type[FlowProject], data_space: MakeSpace, scheduler: FakeSlurm
+    two_stages: MakeProject, scheduler: FakeSlurm
 ) -> None:
-    two_stages(Project)
     options = SubmitOptions(after="77", flags=("--qos=high",))
-    assert Project(data_space(3)).submit(names=["op1"], num=1, options=options) == 1
+    assert two_stages(3).submit(names=["op1"], num=1, options=options) == 1
     (job,) = scheduler.jobs
     assert "--dependency=afterok:77" in job["directives"]
     assert "--qos=high" in job["flags"]
@@ -167,13 +160,11 @@ def test_a_bundle_is_one_script(
 
 
 def test_status_is_read_back_from_the_queue(
-    Project: type[FlowProject],
-    data_space: MakeSpace,
+    two_stages: MakeProject,
     scheduler: FakeSlurm,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    two_stages(Project)
-    project = Project(data_space(3))
+    project = two_stages(3)
     project.submit(names=["ex"], options=SubmitOptions(bundle_size=2))
     scheduler.set_state(1, "RUNNING")
     capsys.readouterr()
@@ -192,34 +183,28 @@ def test_ids_of_groups_with_the_same_operations_differ(
     assert submission_id(project, "a", job.id) != submission_id(project, "b", job.id)
 
 
-def test_a_missing_scheduler_is_told(
-    Project: type[FlowProject], data_space: MakeSpace, no_scheduler: None
-) -> None:
-    two_stages(Project)
+def test_a_missing_scheduler_is_told(two_stages: MakeProject, no_scheduler: None) -> None:
     with pytest.raises(NoSchedulerError, match="no squeue on this machine"):
-        Project(data_space(1)).submit()
+        two_stages(1).submit()
 
 
 def test_a_scheduler_that_is_down_is_told_with_its_words(
-    Project: type[FlowProject], data_space: MakeSpace, scheduler: FakeSlurm
+    two_stages: MakeProject, scheduler: FakeSlurm
 ) -> None:
-    two_stages(Project)
     scheduler.set_command("squeue", "import sys; sys.exit('Unable to contact slurm controller')")
     with pytest.raises(SubmitError, match=r"squeue ended with code 1.*Unable to contact"):
-        Project(data_space(1)).submit()
+        two_stages(1).submit()
 
 
 def test_a_scheduler_that_does_not_answer_is_given_up(
-    Project: type[FlowProject],
-    data_space: MakeSpace,
+    two_stages: MakeProject,
     scheduler: FakeSlurm,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    two_stages(Project)
     scheduler.set_command("squeue", "import signal; signal.pause()")
     monkeypatch.setattr(slurm, "_SECONDS", 0.3)
-    project = Project(data_space(1))
+    project = two_stages(1)
     with pytest.raises(SubmitError, match=r"did not answer within 0\.3 s"):
         project.print_status()
     project.print_status(ignore_errors=True)
@@ -227,20 +212,19 @@ def test_a_scheduler_that_does_not_answer_is_given_up(
 
 
 def test_a_project_may_bring_its_own_template(
-    Project: type[FlowProject],
-    data_space: MakeSpace,
+    two_stages: MakeProject,
     no_scheduler: None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    two_stages(Project)
-    path = data_space(1)
-    Path(path, "templates").mkdir()
-    Path(path, "templates", "script.sh").write_text(
+    project = two_stages(1)
+    templates = Path(project.path, "templates")
+    templates.mkdir()
+    (templates / "script.sh").write_text(
         "{% extends base_script %}\n"
         "{% block header %}{{ super() }}#SBATCH --account=mine\n{% endblock %}\n"
         "{% block body %}module load gpu\n{{ super() }}{% endblock %}\n"
     )
-    Project(path).submit(names=["op1"], options=SubmitOptions(pretend=True))
+    project.submit(names=["op1"], options=SubmitOptions(pretend=True))
     script = capsys.readouterr().out
     assert "#SBATCH --account=mine" in script
     assert script.index("module load gpu") < script.index("run -o op1")
