@@ -87,17 +87,20 @@ async def test_a_failed_run_goes_on_with_what_failed(host: Host) -> None:
     assert result.step_results["join"].attempts == 2
 
 
-async def test_a_changed_step_and_what_is_below_it_run_again(
-    host: Host, caplog: pytest.LogCaptureFixture
-) -> None:
-    await host.run(diamond(host))
-
+def with_another_left(host: Host) -> Pipeline:
     @step(outputs=["least"])
     async def left(numbers: list[int]) -> int:
         host.called("left")
         return min(numbers) - 10
 
-    changed = diamond(host).with_steps({"left": left})
+    return diamond(host).with_steps({"left": left})
+
+
+async def test_a_changed_step_and_what_is_below_it_run_again(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    await host.run(diamond(host))
+    changed = with_another_left(host)
     async with Runtime(directory=host.directory) as runtime:
         host.calls.clear()
         run = await runtime.start(changed, run_id="nightly")
@@ -162,13 +165,7 @@ async def test_a_part_of_a_run_leaves_the_rest_as_it_was(host: Host) -> None:
 
 async def test_a_change_in_a_part_counts_for_the_rest(host: Host) -> None:
     await host.run(diamond(host))
-
-    @step(outputs=["least"])
-    async def left(numbers: list[int]) -> int:
-        host.called("left")
-        return min(numbers) - 10
-
-    changed = diamond(host).with_steps({"left": left})
+    changed = with_another_left(host)
     await host.run(changed, targets=["left"])
     assert host.calls == {"left": 1}
     whole = await host.run(changed)

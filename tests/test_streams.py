@@ -516,20 +516,26 @@ async def test_a_hanging_thread_is_abandoned_after_its_timeout_and_grace() -> No
         assert now() == 8
 
 
-@virtual_time
-async def test_too_many_abandoned_calls_end_the_stream() -> None:
-    enough = asyncio.Event()
+class Deaf:
+    """Calls that ignore their cancel until it is enough."""
 
-    async def ignore_cancel(_: int) -> None:
-        while not enough.is_set():
+    def __init__(self) -> None:
+        self.enough = asyncio.Event()
+
+    async def call(self, _: int) -> None:
+        while not self.enough.is_set():
             try:
-                await enough.wait()
+                await self.enough.wait()
             except asyncio.CancelledError:
                 continue
 
-    results = stream_map(ignore_cancel, range(99), concurrency=1, timeout=1, on_error="yield")
+
+@virtual_time
+async def test_too_many_abandoned_calls_end_the_stream() -> None:
+    deaf = Deaf()
+    results = stream_map(deaf.call, range(99), concurrency=1, timeout=1, on_error="yield")
     found, error = await collect_until_error(results)
-    enough.set()
+    deaf.enough.set()
     assert len(found) == 32
     assert isinstance(error, StepTimeout)
     assert "33 tries that ignored their cancel" in error.__notes__[0]
@@ -663,23 +669,15 @@ async def test_very_many_calls_are_cancelled_in_several_turns(failures: int) -> 
 
 @virtual_time
 async def test_a_call_that_ignores_its_cancel_is_waited_for_no_longer_than_its_grace() -> None:
-    enough = asyncio.Event()
-
-    async def ignore_cancel(_: int) -> None:
-        while not enough.is_set():
-            try:
-                await enough.wait()
-            except asyncio.CancelledError:
-                continue
-
+    deaf = Deaf()
     async with Runtime(grace_seconds=7):
-        async with aclosing(stream_map(ignore_cancel, range(3), concurrency=2)) as results:
+        async with aclosing(stream_map(deaf.call, range(3), concurrency=2)) as results:
             waiting = asyncio.ensure_future(anext(results))
             await asyncio.sleep(1)
             waiting.cancel()
             await asyncio.wait([waiting])
         assert now() == 8
-        enough.set()
+        deaf.enough.set()
 
 
 async def test_threads_end_with_the_stream() -> None:

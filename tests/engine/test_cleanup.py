@@ -32,6 +32,7 @@ from asyncflow import (
 )
 from asyncflow.events import Event, NodeFinished, NodeStarted, RunFinished
 from asyncflow.states import FAILURES, NODE_STATES
+from tests.engine.holding import assert_nothing_is_held
 from tests.virtual_time import Gate, now, run_virtually, virtual_time
 
 Policy = Literal["fail_fast", "collect_all"]
@@ -84,16 +85,6 @@ def telling(diary: Diary, name: str = "clean", **options: Any) -> Step[..., Any]
 
 def states_of(result: PipelineResult) -> dict[str, str]:
     return {name: str(found.status) for name, found in result.step_results.items()}
-
-
-def assert_nothing_is_held(runtime: Runtime) -> None:
-    scheduler, limiter = runtime._entered(), runtime._get_limiter()
-    assert (scheduler.in_flight, scheduler.timers, scheduler.runs) == (0, 0, {})
-    limiter.validate()
-    statistics = limiter.statistics()
-    assert (statistics.leases, statistics.waiting) == (0, 0)
-    assert (statistics.cpu_millis_held, statistics.memory_bytes_held) == (0, 0)
-    assert scheduler.lanes["thread"].statistics().busy == 0
 
 
 @contextlib.asynccontextmanager

@@ -123,19 +123,22 @@ async def test_a_step_that_asks_for_nothing_is_told_what_its_parent_holds_for_it
     assert lease == (1.0, 1024, ("0",))
 
 
+@step(resources={"memory": "3GiB"})
+async def large() -> None:
+    await asyncio.sleep(1)
+
+
+@step(resources={"memory": "2GiB"})
+async def wants_more_later(context: StepContext) -> None:
+    await asyncio.sleep(1)
+    await context.call(large)
+
+
 @virtual_time
 async def test_nests_that_wait_for_what_each_other_holds_fail_with_a_story() -> None:
-    @step(resources={"memory": "3GiB"})
-    async def large() -> None:
-        await asyncio.sleep(1)
-
-    @step(resources={"memory": "2GiB"})
-    async def parent(context: StepContext) -> None:
-        await asyncio.sleep(1)
-        await context.call(large)
-
     async with Runtime(max_memory="4GiB") as runtime:
-        pipeline = Pipeline("p").add_step(parent, "a").add_step(parent, "b")
+        pipeline = Pipeline("p")
+        pipeline.add_step(wants_more_later, "a").add_step(wants_more_later, "b")
         result = await pipeline.run(runtime=runtime, failure_policy="collect_all")
     errors = [found.error for found in result.step_results.values() if found.error is not None]
     assert all(isinstance(error, CapacityError) for error in errors)
@@ -146,18 +149,8 @@ async def test_nests_that_wait_for_what_each_other_holds_fail_with_a_story() -> 
 @virtual_time
 async def test_who_only_waits_for_nests_that_wait_for_each_other_is_spared() -> None:
     """Of two runs that get in each other's way one request fails, and none outside nests."""
-
-    @step(resources={"memory": "3GiB"})
-    async def large() -> None:
-        await asyncio.sleep(1)
-
-    @step(resources={"memory": "2GiB"})
-    async def parent(context: StepContext) -> None:
-        await asyncio.sleep(1)
-        await context.call(large)
-
     async with Runtime(max_memory="4GiB") as runtime:
-        runs = [await runtime.start(Pipeline(name, steps=[parent])) for name in "ab"]
+        runs = [await runtime.start(Pipeline(name, steps=[wants_more_later])) for name in "ab"]
         await asyncio.sleep(1.5)
         late = await runtime.start(Pipeline("late", steps=[large]))
         results = [await run.result() for run in (*runs, late)]

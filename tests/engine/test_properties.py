@@ -25,6 +25,7 @@ from asyncflow.events import (
 )
 from asyncflow.graph.graph import Graph
 from asyncflow.states import NodeState
+from tests.engine.holding import assert_nothing_is_held
 from tests.virtual_time import run_virtually
 
 DEFAULT = "<default>"
@@ -262,16 +263,6 @@ def late_ends(events: list[Event]) -> set[str]:
     """Nodes that a stopped run never came to; they end when all units have ended."""
     dropped = {NodeState.CANCELLED, NodeState.UPSTREAM_FAILED}
     return {e.node for e in events if isinstance(e, NodeFinished) and e.state in dropped}
-
-
-def assert_nothing_is_held(runtime: Runtime) -> None:
-    scheduler, limiter = runtime._entered(), runtime._get_limiter()
-    assert (scheduler.in_flight, scheduler.timers, scheduler.runs) == (0, 0, {})
-    limiter.validate()
-    statistics = limiter.statistics()
-    assert (statistics.leases, statistics.waiting) == (0, 0)
-    assert (statistics.cpu_millis_held, statistics.memory_bytes_held) == (0, 0)
-    assert scheduler.lanes["thread"].statistics().busy == 0
 
 
 async def run_and_watch(

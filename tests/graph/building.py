@@ -22,6 +22,7 @@ async def take_all(*assets: object) -> object:
 
 
 TAKE_ALL = step(take_all)
+ODD_NAMES = ['say "hi"', "a<b>&amp;c", "back\\slash\\", "two\nlines", "{[(|)]}", "end", "Ünï → 木"]
 
 
 def node(name: str, *inputs: str, after: Sequence[str] = (), **options: Any) -> Node:
@@ -46,6 +47,18 @@ def placed(
 def build(*nodes: Node, **blueprint: Any) -> Graph:
     """The graph of a pipeline called ``p``."""
     return compile_graph(Blueprint("p", nodes, **blueprint))
+
+
+def report() -> Graph:
+    """A graph with a bit of everything: two outputs, a group, a condition, an order."""
+    return build(
+        node("load", outputs=["raw", "config"]),
+        node("clean", "raw", execution_group="prep"),
+        node("scale", "clean", "config", execution_group="prep"),
+        node("report", "scale", condition=lambda: True),
+        node("notify", after=["report"]),
+        node("audit", "raw"),
+    )
 
 
 def problems_of(*nodes: Node, **blueprint: Any) -> tuple[str, ...]:

@@ -11,22 +11,8 @@ from hypothesis import given
 
 from asyncflow.errors import GraphError
 from asyncflow.graph.drawing import draw
-from asyncflow.graph.graph import Graph
 from asyncflow.graph.node import Node
-from tests.graph.building import build, graphs, node
-
-ODD_NAMES = ['say "hi"', "a<b>&amp;c", "back\\slash\\", "two\nlines", "{[(|)]}", "end", "Ünï → 木"]
-
-
-def report() -> Graph:
-    return build(
-        node("load", outputs=["raw", "config"]),
-        node("clean", "raw", execution_group="prep"),
-        node("scale", "clean", "config", execution_group="prep"),
-        node("report", "scale", condition=lambda: True),
-        node("notify", after=["report"]),
-        node("audit", "raw"),
-    )
+from tests.graph.building import ODD_NAMES, build, graphs, node, report
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones() -> None:

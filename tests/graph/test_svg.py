@@ -20,24 +20,12 @@ from asyncflow.graph.node import Node
 from asyncflow.paper import LOOKS, shortened, text_width
 from asyncflow.states import NODE_STATES, NodeState
 from examples.replay import load_graph, pipeline_of
-from tests.graph.building import build, graphs, node
-from tests.graph.test_drawing import ODD_NAMES
+from tests.graph.building import ODD_NAMES, build, graphs, node, report
 from tests.picturing import Box, Picture
 from tests.test_workflows import FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "a step whose name is far too long to be shown in the box of any picture whatsoever"
-
-
-def report() -> Graph:
-    return build(
-        node("load", outputs=["raw", "config"]),
-        node("clean", "raw", execution_group="prep"),
-        node("scale", "clean", "config", execution_group="prep"),
-        node("report", "scale", condition=lambda: True),
-        node("notify", after=["report"]),
-        node("audit", "raw"),
-    )
 
 
 def drawn(graph: Graph, states: dict[str, NodeState] | None = None) -> Picture:

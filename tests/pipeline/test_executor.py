@@ -86,10 +86,7 @@ async def test_steps_that_name_their_lane_do_not_count() -> None:
 @virtual_time
 async def test_a_hanging_step_does_not_use_up_the_workers() -> None:
     with Gate() as gate:
-
-        @step(timeout=1)
-        def hang() -> None:
-            gate.wait()
+        hang = step(gate.wait, name="hang", timeout=1)
 
         @step
         def other() -> str:

@@ -157,10 +157,7 @@ async def test_a_thread_that_notices_in_time_is_timed_out() -> None:
 @virtual_time
 async def test_a_thread_that_hangs_is_abandoned_after_the_grace_period() -> None:
     with Gate() as gate:
-
-        @step(timeout=5)
-        def hang() -> None:
-            gate.wait()
+        hang = step(gate.wait, name="hang", timeout=5)
 
         async with (
             Runtime(grace_seconds=2) as runtime,
@@ -181,10 +178,7 @@ async def test_a_thread_that_hangs_is_abandoned_after_the_grace_period() -> None
 @virtual_time
 async def test_the_capacity_of_an_abandoned_thread_is_booked_until_it_ends() -> None:
     with Gate() as gate:
-
-        @step(resources={"cpu": 1, "memory": 1000}, timeout=1)
-        def hang() -> None:
-            gate.wait()
+        hang = step(gate.wait, name="hang", resources={"cpu": 1, "memory": 1000}, timeout=1)
 
         @step(resources={"cpu": 1})
         async def other() -> float:
@@ -206,10 +200,7 @@ async def test_the_capacity_of_an_abandoned_thread_is_booked_until_it_ends() -> 
 @virtual_time
 async def test_an_abandoned_thread_leaves_the_count_of_the_pool() -> None:
     with Gate() as gate:
-
-        @step(timeout=1)
-        def hang() -> None:
-            gate.wait()
+        hang = step(gate.wait, name="hang", timeout=1)
 
         @step
         def other() -> str:
@@ -293,10 +284,7 @@ async def test_clean_up_within_the_grace_period_may_await() -> None:
 @virtual_time
 async def test_too_many_abandoned_steps_fail_the_run_and_are_named() -> None:
     with Gate() as gate:
-
-        @step(timeout=1)
-        def hang() -> None:
-            gate.wait()
+        hang = step(gate.wait, name="hang", timeout=1)
 
         @step
         async def long() -> None:
@@ -316,10 +304,7 @@ async def test_too_many_abandoned_steps_fail_the_run_and_are_named() -> None:
 @virtual_time
 async def test_as_many_abandoned_steps_as_allowed_are_borne() -> None:
     with Gate() as gate:
-
-        @step(timeout=1)
-        def hang() -> None:
-            gate.wait()
+        hang = step(gate.wait, name="hang", timeout=1)
 
         @step
         async def long() -> str:
