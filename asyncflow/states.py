@@ -50,6 +50,8 @@ NODE_STATES: Final = tuple(NodeState)
 
 FINAL: Final = frozenset(range(SUCCEEDED, ABANDONED + 1))
 FAILURES: Final = frozenset({FAILED, TIMED_OUT, UPSTREAM_FAILED, CANCELLED, ABANDONED})
+# What makes those below it "upstream_failed"; nothing below what was cancelled has failed.
+PASSED_ON: Final = FAILURES - {CANCELLED}
 
 MOVES: Final[dict[int, frozenset[int]]] = {
     WAITING: frozenset(

@@ -21,7 +21,15 @@ from asyncflow.errors import StepFailed, text_of
 from asyncflow.graph.graph import MapPlan
 from asyncflow.graph.growing import GrowingGraph
 from asyncflow.graph.node import MISSING
-from asyncflow.states import FAILED, FAILURES, RUNNING, SKIPPED, SUCCEEDED, UPSTREAM_FAILED
+from asyncflow.states import (
+    CANCELLED,
+    FAILED,
+    PASSED_ON,
+    RUNNING,
+    SKIPPED,
+    SUCCEEDED,
+    UPSTREAM_FAILED,
+)
 from asyncflow.storage.records import Added
 
 if TYPE_CHECKING:
@@ -185,12 +193,17 @@ class Maps:
             self._scheduler.wake()
 
     def _collecting(self, run: RunRecord, node: int) -> Generator[None]:
+        stopped = False
         for above in _slices(run.graph.parents[node]):
-            if any(run.states[number] in FAILURES for number in above):
+            if any(run.states[number] in PASSED_ON for number in above):
                 self._end(run, node, UPSTREAM_FAILED)
                 return
+            stopped = stopped or any(run.states[number] == CANCELLED for number in above)
             if len(above) == _SLICE:
                 yield
+        if stopped:
+            self._end(run, node, CANCELLED)
+            return
         parts: list[list[Any]] = [[] for _ in run.graph.outputs_of(node)]
         there = 0
         for elements in _slices(run.expansions[node].elements):

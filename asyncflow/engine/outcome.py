@@ -15,6 +15,7 @@ from asyncflow.states import (
     ABANDONED,
     CANCELLED,
     FAILED,
+    PASSED_ON,
     TIMED_OUT,
     UPSTREAM_FAILED,
     WAITING,
@@ -31,7 +32,6 @@ __all__ = [
 ]
 
 _CHUNK = 256
-_PASSED_ON = frozenset({FAILED, TIMED_OUT, UPSTREAM_FAILED, ABANDONED})
 
 
 def store(run: RunRecord, node: int, value: Any) -> StepFailed | None:
@@ -188,7 +188,7 @@ def closing_states(run: RunRecord) -> Generator[list[tuple[int, int]]]:
     for node in run.graph.order if run.left else ():
         if run.states[node] == WAITING and run.bars(node):
             below = node not in run.graph.cleanup and any(
-                run.states[parent] in _PASSED_ON for parent in run.graph.parents[node]
+                run.states[parent] in PASSED_ON for parent in run.graph.parents[node]
             )
             run.states[node] = UPSTREAM_FAILED if below else CANCELLED
             chunk.append((node, run.states[node]))

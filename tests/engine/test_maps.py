@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from asyncflow import Pipeline, step
+from asyncflow import Pipeline, StepCancelled, step
 from tests.virtual_time import now, virtual_time
 
 
@@ -40,6 +40,30 @@ async def test_what_cannot_be_iterated_over_fails_the_mapped_node() -> None:
     result = await pipeline.add_step(slow, inputs=["numbers"], map="numbers").run()
     assert not result.success
     assert "maps over 'numbers'" in str(result.step_results["slow"].error)
+
+
+@virtual_time
+async def test_nothing_failed_above_a_mapped_node_that_was_cancelled() -> None:
+    @step
+    async def total(slow: list[int]) -> int:
+        return sum(slow)
+
+    pipeline = Pipeline("p").add_step(numbers, params={"values": [1, 5]})
+    pipeline.add_step(slow, inputs=["numbers"], map="numbers").add_step(total)
+    async with pipeline.start() as run:
+        await asyncio.sleep(3)
+        await run.cancel("no longer needed")
+        result = await run.result()
+    states = {name: str(state) for name, state in result.states().items()}
+    assert states == {
+        "numbers": "succeeded",
+        "slow": "cancelled",
+        "slow[0]": "succeeded",
+        "slow[1]": "cancelled",
+        "total": "cancelled",
+    }
+    with pytest.raises(StepCancelled, match="no longer needed"):
+        result["total"]
 
 
 @virtual_time
