@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import re
 import sys
 import threading
 from typing import Any
@@ -45,8 +46,8 @@ async def worse() -> int:
     raise LookupError("never")
 
 
-def terminal(file: io.StringIO) -> Console:
-    return Console(file=file, force_terminal=True, width=100, height=30, color_system=None)
+def terminal(file: io.StringIO, width: int = 100) -> Console:
+    return Console(file=file, force_terminal=True, width=width, height=30, color_system=None)
 
 
 def snapshot(**fields: Any) -> RunSnapshot:
@@ -68,10 +69,10 @@ def running(name: str, **fields: Any) -> RunningNode:
     return RunningNode(name=name, **{**told, **fields})
 
 
-def drawn(found: RunSnapshot) -> str:
+def drawn(found: RunSnapshot, width: int = 100) -> str:
     """What a live display shows of a snapshot."""
     file = io.StringIO()
-    painter = LivePainter(terminal(file), wants_all_news=True)
+    painter = LivePainter(terminal(file, width), wants_all_news=True)
     painter.open()
     painter.paint(found, [])
     text = file.getvalue()
@@ -245,6 +246,19 @@ def test_a_row_names_group_and_attempt_and_what_the_step_reports() -> None:
 def test_a_run_that_stops_says_why() -> None:
     text = drawn(snapshot(stopping="step 'a' failed: \x1b[2J", counts={NodeState.RUNNING: 1}))
     assert r"1 running · stopping: step 'a' failed: \x1b[2J" in text
+
+
+@pytest.mark.parametrize("width, bars", [(80, True), (40, False)])
+def test_names_and_reports_are_cut_before_any_number_is(width: int, bars: bool) -> None:
+    report = (8, 10, "page 8 of " + "a rather long message " * 3)
+    busy = (
+        running("a step with " + "a rather long name " * 3, elapsed_seconds=12, progress=report),
+    )
+    text = drawn(snapshot(running=busy, done=4, counts={NodeState.RUNNING: 5}), width)
+    bar, row = (next(line for line in text.splitlines() if part in line) for part in ("4/", "8/"))
+    assert re.search(r"crawl .* 4/10  40 %  1\.0 s  4\.0/s", bar)
+    assert re.search(r"a step .*… 12\.0 s .*8/10 page.*…", row)
+    assert ("━" in text) is bars
 
 
 def test_a_narrow_and_low_terminal_is_enough() -> None:

@@ -20,6 +20,8 @@ __all__ = ["LivePainter"]
 
 MOST_ROWS = 10
 _ROWS_FOR_THE_REST = 5
+# On a narrower terminal there are words and numbers, and no bars.
+_COLUMNS_FOR_BARS = 60
 # What runs for less is gone before it is read, and would make the rows flicker.
 _ROW_SECONDS = 0.3
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -84,17 +86,30 @@ class LivePainter:
         bar = ProgressBar(
             snapshot.total or 1, snapshot.done, 30, complete_style=style, finished_style=style
         )
-        line = Table.grid(padding=(0, 2))
         done = f"{snapshot.done:{len(f'{snapshot.total:,}')},}"
-        line.add_row(
-            Text(shown(snapshot.pipeline_name), "bold", overflow="ellipsis", no_wrap=True),
-            bar,
-            Text(f"{done}/{snapshot.total:,}", no_wrap=True),
-            Text(percent(snapshot), "cyan", no_wrap=True),
-            Text(duration(snapshot.elapsed_seconds), "dim", no_wrap=True),
-            Text(str(self._pace), "dim", no_wrap=True),
-        )
+        line = Table.grid(padding=(0, 2))
+        line.add_column()  # what may be cut; the numbers may not
+        cells: list[Any] = [
+            Text(shown(snapshot.pipeline_name), "bold", overflow="ellipsis", no_wrap=True)
+        ]
+        if self._has_bars:
+            line.add_column()
+            cells.append(bar)
+        for text, look in (
+            (f"{done}/{snapshot.total:,}", ""),
+            (percent(snapshot), "cyan"),
+            (duration(snapshot.elapsed_seconds), "dim"),
+            (str(self._pace), "dim"),
+        ):
+            line.add_column(no_wrap=True)
+            cells.append(Text(text, look))
+        line.add_row(*cells)
         return line
+
+    @property
+    def _has_bars(self) -> bool:
+        assert self._live is not None
+        return self._live.console.width >= _COLUMNS_FOR_BARS
 
     def _state(self, snapshot: RunSnapshot) -> Text | None:
         from rich.text import Text
@@ -123,16 +138,18 @@ class LivePainter:
         self._widest_name = max(self._widest_name, *(min(name.cell_len, 40) for name in names))
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", width=self._widest_name)
+        table.add_column()  # names and reports may be cut: rich takes from columns that may wrap
         table.add_column(no_wrap=True, justify="right")
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column()
         for node, name in zip(running, names, strict=True):
             spin = _SPINNER[int(node.elapsed_seconds * 10) % len(_SPINNER)]
             took = Text(duration(node.elapsed_seconds), "dim")
-            table.add_row(Text(f" {spin}", "cyan"), name, took, _report(node))
+            name.truncate(self._widest_name, overflow="ellipsis", pad=True)
+            report = _report(node, with_bar=self._has_bars)
+            table.add_row(Text(f" {spin}", "cyan"), name, took, report)
         left_out = snapshot.counts.get(NodeState.RUNNING, 0) - len(running)
         if left_out > 0:
-            table.add_row("", Text(f"… and {left_out:,} more", "dim"))
+            table.add_row("", Text(f"… and {left_out:,} more", "dim", no_wrap=True))
         return table
 
 
@@ -149,10 +166,12 @@ def _name(node: RunningNode) -> Text:
 
     group = "" if node.unit == node.name else f"{shown(node.unit)} › "
     attempt = f" (attempt {node.attempt})" if node.attempt > 1 else ""
-    return Text.assemble((group, "dim"), shown(node.name), (attempt, "yellow"))
+    named = Text.assemble((group, "dim"), shown(node.name), (attempt, "yellow"))
+    named.no_wrap, named.overflow = True, "ellipsis"
+    return named
 
 
-def _report(node: RunningNode) -> Table | None:
+def _report(node: RunningNode, *, with_bar: bool) -> Table | None:
     """What the step said of its own progress."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -166,10 +185,13 @@ def _report(node: RunningNode) -> Table | None:
     cells: list[Any] = []
     if total is not None:
         words = f"{words}/{_amount(total)}"
-        if (share := _share(done, total)) is not None:
+        if with_bar and (share := _share(done, total)) is not None:
+            line.add_column(no_wrap=True)
             cells.append(ProgressBar(1.0, share, 12))
-    cells.append(Text(words, "cyan", no_wrap=True))
+    line.add_column(no_wrap=True)
+    cells.append(Text(words, "cyan"))
     if message is not None:
+        line.add_column()
         cells.append(Text(shown(str(message)), "dim", no_wrap=True, overflow="ellipsis"))
     line.add_row(*cells)
     return line
