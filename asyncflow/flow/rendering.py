@@ -119,13 +119,39 @@ def _markdown(title: str, sheets: Sequence[_Sheet], out: TextIO) -> None:
             out.write("none\n")
 
 
+# A page that needs nothing beside it, and stays readable where a mail or a wiki cuts the style.
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem }}
+body {{ margin: 2rem auto; padding: 0 1rem }}
+h1 {{ font-size: 1.4rem; overflow-wrap: anywhere }}
+h2 {{ font-size: 1.1rem; margin: 2rem 0 .5rem }}
+.wide {{ overflow-x: auto }}
+table {{ border-collapse: collapse }}
+th, td {{ border-bottom: 1px solid #8884; padding: .25rem 1.5rem .25rem 0; text-align: left }}
+td {{ font-variant-numeric: tabular-nums; white-space: nowrap }}
+</style>
+"""
+
+
 def _html(title: str, sheets: Sequence[_Sheet], out: TextIO) -> None:
     def cells(tag: str, values: Sequence[Any]) -> str:
         inside = "".join(f"<{tag}>{html.escape(str(value))}</{tag}>" for value in values)
         return f"<tr>{inside}</tr>\n"
 
+    out.write(_PAGE.format(title=html.escape(title)))
     out.write(f"<h1>{html.escape(title)}</h1>\n")
     for sheet in sheets:
-        out.write(f"<h2>{html.escape(sheet.title)}</h2>\n<table>\n{cells('th', sheet.columns)}")
+        out.write(f"<h2>{html.escape(sheet.title)}</h2>\n")
+        if not sheet.rows:
+            out.write("<p>none</p>\n")
+            continue
+        out.write(f'<div class="wide"><table>\n{cells("th", sheet.columns)}')
         out.writelines(cells("td", row) for row in sheet.rows)
-        out.write("</table>\n")
+        out.write("</table></div>\n")
+    out.write("</html>\n")

@@ -339,7 +339,11 @@ def states_in_queue(project: FlowProject, *, ignore_errors: bool = False) -> dic
     if not scheduler.is_there():
         return {}
     read = _queued_if_known if ignore_errors else _queued
-    return {name: str(job.state) for name, job in read(project, scheduler).items()}
+    try:
+        return {name: str(job.state) for name, job in read(project, scheduler).items()}
+    except SubmitError as error:
+        error.add_note("--ignore-errors (ignore_errors=True) shows all that needs no scheduler")
+        raise
 
 
 def _queued_if_known(project: FlowProject, scheduler: Slurm) -> dict[str, QueuedJob]:

@@ -71,6 +71,17 @@ def test_every_format_tells_jobs_operations_and_labels(
         assert word in text
 
 
+def test_html_is_a_page_of_its_own(
+    Project: type[FlowProject], data_space: MakeSpace, read: Read
+) -> None:
+    two_stages(Project)
+    Project(data_space(0)).print_status(view=StatusView(output_format="html"))
+    page = read()
+    assert page.startswith('<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n')
+    assert "<h2>Eligible</h2>" in page
+    assert page.endswith("</html>\n")
+
+
 def test_what_is_complete_can_be_left_out(
     Project: type[FlowProject], data_space: MakeSpace, read: Read
 ) -> None:

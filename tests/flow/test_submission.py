@@ -205,8 +205,9 @@ def test_a_scheduler_that_does_not_answer_is_given_up(
     scheduler.set_command("squeue", "import signal; signal.pause()")
     monkeypatch.setattr(slurm, "_SECONDS", 0.3)
     project = two_stages(1)
-    with pytest.raises(SubmitError, match=r"did not answer within 0\.3 s"):
+    with pytest.raises(SubmitError, match=r"did not answer within 0\.3 s") as caught:
         project.print_status()
+    assert "--ignore-errors" in caught.value.__notes__[0]
     project.print_status(ignore_errors=True)
     assert "did not answer" in capsys.readouterr().err
 
