@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from asyncflow.ambient import AMBIENT, RUN, ambient_runtime, calling_attempt, calling_run
+from asyncflow.ambient import AMBIENT, ambient_runtime, calling_attempt, calling_run
 from asyncflow.closing import end_all
 from asyncflow.engine.admission import Admission
 from asyncflow.engine.admitting import admit_run
@@ -18,7 +19,6 @@ from asyncflow.engine.bus import Overflow, RuntimeBus, Subscription
 from asyncflow.engine.capacity import Capacity
 from asyncflow.engine.gpus import GpuProbe
 from asyncflow.engine.limiter import Limiter
-from asyncflow.engine.record import RunRecord
 from asyncflow.engine.remaining import ordering
 from asyncflow.engine.scheduler import Scheduler
 from asyncflow.engine.settings import (
@@ -34,6 +34,8 @@ from asyncflow.graph.graph import Graph
 from asyncflow.graph.outside import outside_values
 from asyncflow.kept_runs import KeptRuns
 from asyncflow.lanes.lane import CURRENT
+from asyncflow.lanes.worker_kind import WorkerKind
+from asyncflow.launching import record_of
 from asyncflow.limits import Definitions, Limit
 from asyncflow.owned_runs import OwnedRuns
 from asyncflow.quantities import at_least_one
@@ -261,6 +263,30 @@ class Runtime:
         self._runs.own(run)
         return run
 
+    def start_workers(self, count: int = 1, *, cpus: float = 1) -> None:
+        """Start worker processes now, so that the first steps in them find them there.
+
+        Returns at once. Steps start the workers that are missing by themselves; one takes a
+        tenth of a second or more to be up.
+
+        Args:
+            count: how many shall be idle; no more are started than the runtime may have.
+            cpus: what the steps will ask for, as that is how many threads their libraries get.
+
+        Raises:
+            ValueError: ``count`` is below 1, or ``cpus`` below 0.
+            RuntimeError: the runtime has not been entered, or is closed.
+
+        Example::
+
+            async with Runtime() as runtime:
+                runtime.start_workers(2)
+        """
+        if cpus < 0:
+            raise ValueError(f"cpus takes 0 or more, got {cpus!r}")
+        lane = self._entered().lanes["process"]
+        lane.prepare(at_least_one("count", count), WorkerKind(threads=math.ceil(cpus)))
+
     def get(self, run_id: str) -> Run:
         """The run of that id: one that is in progress, or one of the last that ended.
 
@@ -402,25 +428,14 @@ class Runtime:
         context = contextvars.copy_context()
         context.run(AMBIENT.set, self)
         context.run(CURRENT.set, None)
-        if checkpoint is None:
-            policy = request.failure_policy
-            record = RunRecord(graph, run_id, outside, context, policy, scheduler.clock)
-        else:
-            record = checkpoint.record
-            record.outside, record.context = outside, context
         live = {**self._services, **request.services}
-        record.services = frozenset(live.keys() - request.inputs.keys())
-        record.max_workers, record.backend = request.max_workers, request.backend
-        record.one_at_a_time = request.one_at_a_time
-        context.run(RUN.set, record)
+        record = record_of(request, run_id, outside, live, context, scheduler.clock, checkpoint)
         record.launch_nested = self._run_nested
         if within is not None:
             record.parent, record.depth = within
         record.bus.wall_clock = surroundings.wall_clock
         if self._expected_seconds or surroundings.tie is not None:
             record.ordering = ordering(record, self._expected_seconds, surroundings.tie)
-        for name, value in request.given.items():
-            record.values[graph.assets[name]] = value
         admit_run(record, self._supply)
         run = Run(scheduler, record)
         if request.timeout_seconds is not None:

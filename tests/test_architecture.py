@@ -28,6 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "ambient",
             "checkpoints",
             "kept_runs",
+            "launching",
             "recorded_inputs",
             "runtime",
             "run",

@@ -157,6 +157,11 @@ class Lane(ABC):
         """Whether further calls that are like this one may be sent to its worker."""
         return False
 
+    def prepare(self, count: int, kind: Any = None) -> None:
+        """Have idle workers (of a kind), where starting one takes a while; more are not started
+        than the lane may have."""
+        return
+
     @abstractmethod
     def has_room(self) -> bool:
         """Whether a call without a worker could start now."""

@@ -25,7 +25,9 @@ class WorkerKind(msgspec.Struct, frozen=True):
 
     Attributes:
         gpu_ids: the devices it sees; none for a worker that only computes.
-        threads: how many threads numeric libraries may use; 0 leaves that to them.
+        threads: how many CPUs its calls hold. So many threads numeric libraries may use, and
+            one where that is none: of such workers there may be more than CPUs, and each would
+            start a thread for every CPU.
         environment: the command it is started behind, and what else is particular about that.
     """
 
@@ -36,8 +38,8 @@ class WorkerKind(msgspec.Struct, frozen=True):
     def variables(self) -> dict[str, str]:
         """The environment variables of such a worker that differ from the host's."""
         found = {"CUDA_VISIBLE_DEVICES": ",".join(self.gpu_ids)}
-        if self.threads:
-            found |= {n: str(self.threads) for n in _THREAD_VARIABLES if n not in os.environ}
+        threads = str(max(1, self.threads))
+        found |= {name: threads for name in _THREAD_VARIABLES if name not in os.environ}
         if self.environment is not None:
             found |= self.environment.env
         return found

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from asyncflow import (
@@ -323,3 +324,23 @@ def test_a_script_needs_no_guard(form: str, tmp_path: Path) -> None:
         check=False,
     )
     assert (ended.stdout, ended.stderr) == ("True 2\n", "")
+
+
+# -- workers ahead of need ------------------------------------------------------------
+
+
+async def test_workers_can_be_started_before_a_step_needs_one() -> None:
+    async with Runtime() as runtime:
+        runtime.start_workers(2)
+        children = {child.pid for child in psutil.Process().children()}
+        run = await runtime.start(Pipeline("p", steps=[step(os.getpid, name="x", lane="process")]))
+        assert (await run.result())["x"] in children
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"count": 1.5}, {"cpus": -1}], ids=str)
+async def test_no_wrong_number_of_workers_is_started(wrong: dict[str, Any]) -> None:
+    async with Runtime() as runtime:
+        with pytest.raises((ValueError, TypeError), match=next(iter(wrong))):
+            runtime.start_workers(**wrong)
+    with pytest.raises(RuntimeError):
+        runtime.start_workers()

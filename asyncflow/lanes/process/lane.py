@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
@@ -121,6 +122,13 @@ class ProcessLane(Lane):
         self._guardian.watch(worker.pid)
         return worker
 
+    def prepare(self, count: int, kind: WorkerKind | None = None) -> None:
+        idle = self._idle.setdefault(kind or PLAIN, [])
+        room = self._max_workers - (len(self._workers) - self._waiting)
+        with suppress(OSError):  # the first call that finds none tells
+            for _ in range(min(count - len(idle), room)):
+                idle.insert(0, self._spawn(kind or PLAIN))  # the last in the list is taken first
+
     def _send(self, call: Call, worker: WorkerHandle) -> None:
         try:
             number, frame, descriptor = self._framer.letter(call, worker)
@@ -237,11 +245,8 @@ class ProcessLane(Lane):
 
     def _is_worn(self, worker: WorkerHandle, frame: wire.Outcome) -> bool:
         """Whether a worker should be replaced."""
-        return bool(
-            frame.dirty
-            or worker.units >= self._max_units
-            or frame.resident_bytes > self._max_resident_bytes
-        )
+        is_spent = worker.units >= self._max_units
+        return bool(frame.dirty) or is_spent or frame.resident_bytes > self._max_resident_bytes
 
     def _free(self, worker: WorkerHandle) -> None:
         """Have a worker that has nothing to do wait for something, or replace it."""

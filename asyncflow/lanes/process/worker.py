@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import gc
 import inspect
 import os
 import pickle
@@ -110,10 +111,14 @@ class Worker:
         return wanted
 
     def _learn(self, new: wire.New) -> None:
+        is_first = not self._functions
         try:
             self._functions[new.number] = pickle.loads(new.body)
         except BaseException as error:  # noqa: BLE001 - importing runs the user's code
             self._functions[new.number] = _Unloadable(error)
+        if is_first:
+            # Modules stay: no full collection, that at the end among them, need walk over them.
+            gc.freeze()
 
     def _make(self, frame: wire.Run) -> None:
         """Make one call and tell what came of it."""

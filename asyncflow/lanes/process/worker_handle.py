@@ -187,10 +187,14 @@ class WorkerHandle:
     # -- its end ---------------------------------------------------------------------------
 
     def retire(self) -> None:
-        """Give it nothing more and let it end in peace; killed if it takes long."""
+        """Give it nothing more and let it end in peace; killed if it takes long, or if it has
+        not even loaded: it has nothing to tidy up."""
         if self.retiring or self.is_gone:
             return
         self.retiring = True
+        if not self.started and self.kind.environment is None:
+            self.kill()
+            return
         self.work.close()
         self._work.end_sending()  # the worker reads on to here, and leaves
         self._timer = self._loop.call_later(_END_SECONDS, self.kill)

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import errno
 import functools
+import gc
 import os
 import resource
 import signal
@@ -19,9 +20,10 @@ import psutil
 import pytest
 
 from asyncflow import WorkerDied
-from asyncflow.lanes.lane import Lane
+from asyncflow.lanes.lane import Lane, LaneStatistics
+from asyncflow.lanes.process import links
 from asyncflow.lanes.process.lane import ProcessLane
-from asyncflow.lanes.worker_kind import WorkerKind
+from asyncflow.lanes.worker_kind import PLAIN, WorkerKind
 from tests.lanes.conformance import Held, LaneConformance, Reports, held_call, make_call
 
 MOST_WORKERS = 3
@@ -126,6 +128,64 @@ async def test_a_call_runs_in_a_worker_of_its_own_kind_only(
 
 def seen_environment() -> tuple[int, str, str]:
     return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(("threads", "said"), [(0, "1"), (1, "1"), (3, "3")])
+async def test_libraries_get_a_thread_for_each_cpu_that_is_held_and_one_at_least(
+    threads: int, said: str, lane: ProcessLane, reports: Reports
+) -> None:
+    kind = WorkerKind(threads=threads)
+    lane.start(make_call(seen_environment, reports, worker_kind=kind))
+    await reports.wait_for(1)
+    assert reports.calls[0].value[2] == said
+
+
+async def test_workers_that_were_prepared_take_the_first_calls(
+    lane: ProcessLane, reports: Reports
+) -> None:
+    lane.prepare(2)
+    assert lane.statistics() == LaneStatistics(workers=2, busy=0, lost=0)
+    lane.prepare(2)  # they are there
+    pids = set(lane.pids())
+    for _ in range(2):
+        lane.start(make_call(os.getpid, reports))
+    await reports.wait_for(2)
+    assert {call.value for call in reports.calls} == pids
+
+
+async def test_no_more_workers_are_prepared_than_the_lane_may_have(lane: ProcessLane) -> None:
+    lane.prepare(MOST_WORKERS + 5)
+    assert lane.statistics().workers == MOST_WORKERS
+
+
+async def test_workers_are_prepared_as_far_as_the_system_gives_any(
+    monkeypatch: pytest.MonkeyPatch, lane: ProcessLane, reports: Reports
+) -> None:
+    def none_left(*_: Any) -> Any:
+        raise OSError(errno.EAGAIN, "no process")
+
+    with monkeypatch.context() as full:
+        full.setattr(links, "spawn", none_left)
+        lane.prepare(1)
+    assert lane.statistics().workers == 0
+    lane.start(make_call(os.getpid, reports))
+    await reports.wait_for(1)
+
+
+async def test_a_worker_that_is_not_up_is_not_waited_for(lane: ProcessLane) -> None:
+    lane.prepare(1)
+    (worker,) = lane._idle[PLAIN]
+    os.kill(worker.pid, signal.SIGSTOP)  # it will never be up
+    await lane.finish()
+    assert worker.is_gone
+
+
+async def test_what_importing_left_in_a_worker_is_not_walked_over_again(
+    lane: ProcessLane, reports: Reports
+) -> None:
+    lane.start(make_call(gc.get_freeze_count, reports))
+    await reports.wait_for(1)
+    assert reports.calls[0].value > 1_000
 
 
 async def test_idle_workers_of_another_kind_make_room(reports: Reports) -> None:
