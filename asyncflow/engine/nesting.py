@@ -213,7 +213,7 @@ class Nesting:
         attempt.nest[node] = None
         self.enter(attempt)
         try:
-            await asyncio.shield(nested.ended)
+            await nested.ended  # nobody else does, so a cancel may end it as well
         except asyncio.CancelledError:
             self._cancel(run, node)
             raise
