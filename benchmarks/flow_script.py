@@ -88,10 +88,15 @@ def _stragglers(project: Any) -> None:
         open(job.fn("two"), "w").close()
 
 
+def _memory() -> str | None:
+    """Where files are made at once; how long a disk takes says nothing of either library."""
+    return next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)
+
+
 def main(library: str, kind: str, jobs: int, np: int) -> dict[str, float]:
     """Seconds of a run and of a status before it."""
     cls = project_class(library, kind)
-    with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory):
+    with tempfile.TemporaryDirectory(dir=_memory()) as directory, contextlib.chdir(directory):
         project = signac.init_project()
         for index in range(jobs):
             project.open_job({"i": index}).init()

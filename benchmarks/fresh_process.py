@@ -16,14 +16,18 @@ ROOT = Path(__file__).resolve().parents[1]
 def output_of(arguments: Sequence[str]) -> str:
     """What this Python prints when started with these arguments beside the package.
 
+    It may write compiled modules, as an installer does for the libraries that are compared with.
+
     Raises:
         RuntimeError: it failed; the message has its error stream.
     """
+    variables = {**os.environ}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     ended = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**variables, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,

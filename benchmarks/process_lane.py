@@ -135,7 +135,7 @@ async def _compare_values(scale: Scale) -> list[Row]:
                 return [float(array.sum()) for array in arrays]
 
             async def in_turn() -> float:
-                return await _submit(pool, all_in_turn)
+                return float(await _submit(pool, all_in_turn))
 
             grouped = run_in(runtime, group)
             await _warm_up(ours, reference, grouped, in_turn)

@@ -336,7 +336,8 @@ async def crawl_site(
         StepFailed: the file could not be written.
     """
     connector = aiohttp.TCPConnector(limit=concurrency)
-    limits = {"host:*": per_host, "requests": Rate(per_second, per_seconds=1)}
+    rate = Rate(per_second, per_seconds=1)
+    limits: dict[str, int | Rate] = {"host:*": per_host, "requests": rate}
     async with (
         served(site) as start,
         aiohttp.ClientSession(connector=connector) as session,
