@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -17,6 +18,9 @@ from asyncflow.flow.groups import FlowGroup
 __all__ = ["Agenda", "Entry", "EntryState", "Order"]
 
 Order = Literal["none", "by-job", "cyclic", "random"] | Callable[["Entry"], Any] | None
+
+
+_NEVER: Mapping[str, int] = MappingProxyType({})
 
 
 class EntryState(Enum):
@@ -32,8 +36,8 @@ class EntryState(Enum):
     SPENT = "spent"
 
 
-class Entry(msgspec.Struct, eq=False):
-    """One group on one aggregate.
+class Entry(msgspec.Struct, eq=False, gc=False):
+    """One group on one aggregate; nothing it refers to refers to it.
 
     Attributes:
         place: its place among all entries, by job and then by group.
@@ -48,7 +52,7 @@ class Entry(msgspec.Struct, eq=False):
     place: int
     is_concurrent: bool
     state: EntryState = EntryState.UNJUDGED
-    executions: dict[str, int] = {}
+    executions: Mapping[str, int] = _NEVER
     judged_at: int = 0
     is_outdated: bool = False
 
@@ -89,7 +93,7 @@ class Agenda:
         Args:
             concurrent: whether it runs on the event loop beside any number of others.
         """
-        entry = Entry(group, aggregate_id, jobs, len(self._entries), concurrent, executions={})
+        entry = Entry(group, aggregate_id, jobs, len(self._entries), concurrent)
         self._entries.append(entry)
         self._unjudged.append(entry)
         for job in jobs:
@@ -98,6 +102,8 @@ class Agenda:
     def allowed(self, entry: Entry) -> tuple[str, ...]:
         """The operations of an entry that may be executed (once more)."""
         most = self._num_passes
+        if not entry.executions and most != 0:
+            return entry.group.operation_names
         return tuple(
             name
             for name in entry.group.operations
@@ -185,8 +191,8 @@ class Agenda:
                 self._left += 1
             return
         self._ended += 1
-        for name in names:
-            entry.executions[name] = entry.executions.get(name, 0) + 1
+        counts = entry.executions
+        entry.executions = {**counts, **{name: counts.get(name, 0) + 1 for name in names}}
         if not self.allowed(entry):
             entry.state = EntryState.SPENT
         for job in entry.jobs:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from asyncflow.context import StepContext
-from asyncflow.flow.conditions import IgnoreConditions
 from asyncflow.flow.judging import asking, is_eligible
 from asyncflow.flow.working import Errand, Member, Report, hooked, threads_environment
 
@@ -70,7 +69,7 @@ class CommandTask:
         (errand,) = errands
         jobs = errand.jobs
         ask = asking(member.name, jobs)
-        if not is_eligible(member.pre, member.post, ask, IgnoreConditions(ignore)):
+        if not is_eligible(member.pre, member.post, ask, ignore):
             return Report([()], time.perf_counter() - began)
         environment = {**os.environ, **threads_environment(member.omp_num_threads)}
         if context.lease.gpu_ids:

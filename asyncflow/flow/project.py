@@ -52,6 +52,9 @@ __all__ = ["FlowProject"]
 F = TypeVar("F", bound=Callable[..., Any])
 Jobs = Iterable[Any] | None
 
+if sys.platform != "win32":
+    import asyncflow.lanes.process.lane  # noqa: F401 - now, so that no run waits for it to load
+
 _ORDERS = ("none", "by-job", "cyclic", "random")
 
 
@@ -269,6 +272,7 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
             runtime = runtime or ambient_runtime()
             if runtime is None:
                 runtime = await stack.enter_async_context(Runtime())
+            session.start_workers(runtime)
             run = await stack.enter_async_context(runtime.running(request))
             if progress:
                 from asyncflow.progress import show_progress

@@ -57,6 +57,7 @@ class Operation:
         self.groups: set[str] = set()
         self.group_directives: dict[str, Directives] = {}
         self.hooks: dict[str, list[Callable[..., Any]]] = {trigger: [] for trigger in _TRIGGERS}
+        self.is_coroutine = inspect.iscoroutinefunction(func)
 
     def __repr__(self) -> str:
         return f"<operation {self.name!r}>"
@@ -64,10 +65,6 @@ class Operation:
     def __call__(self, *jobs: Any) -> Any:
         """Call the function itself, as if it were not decorated."""
         return self.func(*jobs)
-
-    @property
-    def is_coroutine(self) -> bool:
-        return inspect.iscoroutinefunction(self.func)
 
     def conditions(self) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
         """Pre- and postconditions in a form that can be sent to a worker."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
@@ -19,6 +19,9 @@ from asyncflow.flow.selecting import Selection
 from asyncflow.flow.steps import BatchPace, Settings, StepMaker, runs_on_loop
 from asyncflow.flow.working import Errand, ErrandFailed
 
+if TYPE_CHECKING:
+    from asyncflow.runtime import Runtime
+
 __all__ = ["Session"]
 
 _AT_ONCE = 1000  # coroutine operations
@@ -30,11 +33,12 @@ class Session:
 
     def __init__(self, selection: Selection, settings: Settings) -> None:
         self._settings = settings
+        self._places = settings.np or 1
         self._agenda = Agenda(settings.order, settings.num, settings.num_passes)
         self._judge = Judge()
         groups = {group.name: group for group, _, _ in selection}
         self._steps = StepMaker(groups.values(), settings)
-        self._pace = BatchPace()
+        self._pace = BatchPace(self._places == 1)
         self._under_way: dict[asyncio.Task[None], bool] = {}
         self._over: deque[asyncio.Task[None]] = deque()
         self._something_ended = asyncio.Event()
@@ -44,13 +48,19 @@ class Session:
         self._rounds: dict[tuple[str, str], int] = {}
         self.failures: list[UserOperationError] = []
         self.executed = 0
-        for group, aggregate_id, jobs in selection:
-            self._agenda.add(group, aggregate_id, jobs, runs_on_loop(group))
+        self._selection = selection
+        self._on_loop = {name: runs_on_loop(group) for name, group in groups.items()}
 
     @property
     def cut_short(self) -> bool:
         """Whether eligible operations were left because of ``num``."""
         return self._agenda.cut_short
+
+    def start_workers(self, runtime: Runtime) -> None:
+        """Have workers load while conditions are asked."""
+        cpus = self._steps.cpus_of_workers()
+        if self._selection and cpus is not None:
+            runtime.start_workers(min(self._places, len(self._selection)), cpus=cpus)
 
     async def conduct(self, context: StepContext) -> int:
         """Execute all there is to execute; returns how many operations were executed.
@@ -58,6 +68,8 @@ class Session:
         Raises:
             UserOperationError, UserConditionError: the first failure, once all others ended.
         """
+        for group, aggregate_id, jobs in self._selection:
+            self._agenda.add(group, aggregate_id, jobs, self._on_loop[group.name])
         try:
             while not self._is_to_stop():
                 # What may start does so first: conditions are asked while it runs.
@@ -116,7 +128,7 @@ class Session:
     def _start_some(self, context: StepContext) -> None:
         while len(self._under_way) < _AT_ONCE and (entry := self._agenda.take(True)):
             self._start(context, [entry])
-        while self._workers_busy < (self._settings.np or 1) and (batch := self._take_batch()):
+        while self._workers_busy < self._places and (batch := self._take_batch()):
             self._workers_busy += 1
             self._start(context, batch)
 
@@ -127,7 +139,7 @@ class Session:
             return []
         crew = self._steps.crew_of(first)
         batch = [first]
-        share = self._agenda.count_waiting(False) // (self._settings.np or 1)
+        share = self._agenda.count_waiting(False) // self._places
         while len(batch) <= min(share, self._pace.size(crew) - 1):
             entry = self._agenda.take(False, lambda other: self._steps.crew_of(other) == crew)
             if entry is None:

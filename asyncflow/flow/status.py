@@ -45,7 +45,7 @@ class StatusView(msgspec.Struct, frozen=True):
     output_format: str = "terminal"
 
 
-class GroupStatus(msgspec.Struct, frozen=True):
+class GroupStatus(msgspec.Struct, frozen=True, gc=False):
     """One group on one aggregate; ``scheduler_status`` is what the scheduler says of it."""
 
     eligible: bool
@@ -58,7 +58,7 @@ class GroupStatus(msgspec.Struct, frozen=True):
         return self.eligible or self.scheduler_status != JobState.UNKNOWN
 
 
-class AggregateStatus(msgspec.Struct, frozen=True):
+class AggregateStatus(msgspec.Struct, frozen=True, gc=False):
     """One job, or several that an operation gets together."""
 
     aggregate_id: str

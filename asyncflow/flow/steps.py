@@ -16,12 +16,15 @@ from asyncflow.flow.directives import requirements_of
 from asyncflow.flow.groups import FlowGroup
 from asyncflow.flow.registry import Operation, ProjectHooks
 from asyncflow.flow.working import CoroutineTask, Member, Task, TaskOnLoop, member_of, stand_in
+from asyncflow.resources import ResourceRequirements
 from asyncflow.step import Step
 
 __all__ = ["BatchPace", "Settings", "StepMaker", "runs_on_loop"]
 
-_BATCH_SECONDS = 0.005
-_LARGEST_BATCH = 64
+# Beside other workers a batch is short: what is in it waits for what is slow in it.
+_BATCH_SECONDS, _LARGEST_BATCH = 0.005, 64
+_LONE_BATCH_SECONDS, _LARGEST_LONE_BATCH = 0.02, 256
+_GROWTH = 4
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -72,6 +75,7 @@ class StepMaker:
         self._crews: dict[str, Hashable] = {}
         self._members_of_crew: dict[Hashable, dict[str, list[Member]]] = {}
         self._tasks: dict[Hashable, Task] = {}
+        self._cpus_of_crew: dict[Hashable, float] = {}
         for group in groups:
             if group.operations and group.has_constant_directives():
                 self._enlist(group)
@@ -79,6 +83,10 @@ class StepMaker:
     def crew_of(self, entry: Entry) -> Hashable:
         """The crew of an entry's group; one of its own where it goes alone."""
         return self._crews.get(entry.group.name, entry)
+
+    def cpus_of_workers(self) -> float | None:
+        """What plain functions hold, those of the first crew; None where there are none."""
+        return next(iter(self._cpus_of_crew.values()), None)
 
     def step_for(self, entry: Entry) -> tuple[Step[..., Any], bool]:
         """The step for an entry, and whether it is given ids of jobs instead of jobs."""
@@ -102,7 +110,9 @@ class StepMaker:
             or kind.total["ngpu"]
         ):
             return
-        crew = self._crews[group.name] = repr(self._requirements(group, kind))
+        requirements = self._requirements(group, kind)
+        crew = self._crews[group.name] = repr(requirements)
+        self._cpus_of_crew[crew] = (requirements.cpu_millis or 0) / 1000
         self._members_of_crew.setdefault(crew, {})[group.name] = self._members(group, kind)
 
     def _kind(self, group: FlowGroup, jobs: Aggregate) -> _Kind:
@@ -120,7 +130,7 @@ class StepMaker:
             for name, operation in group.operations.items()
         ]
 
-    def _requirements(self, group: FlowGroup, kind: _Kind) -> Any:
+    def _requirements(self, group: FlowGroup, kind: _Kind) -> ResourceRequirements:
         # With an explicit number of workers, those that say nothing about CPUs ask for none.
         counts = kind.says_np or (not runs_on_loop(group) and self._settings.np is None)
         return requirements_of(kind.total, counts_cpus=counts)
@@ -133,10 +143,11 @@ class StepMaker:
     def _make(self, group: FlowGroup, kind: _Kind) -> tuple[Step[..., Any], bool]:
         func = self._function(group, kind)
         on_loop = isinstance(func, TaskOnLoop | CommandTask)
+        requirements = self._requirements(group, kind)
         step: Step[..., Any] = Step(
             func,
             name=group.name,
-            resources=self._requirements(group, kind),
+            resources=None if on_loop and _asks_for_nothing(requirements) else requirements,
             timeout=self._timeout(kind.total),
             lane="inline" if on_loop else "process",
         )
@@ -181,9 +192,15 @@ class StepMaker:
 
 
 class BatchPace:
-    """How many entries of a crew go to a worker at once: more while they take no time."""
+    """How many entries of a crew go to a worker at once: more while they take no time.
 
-    def __init__(self) -> None:
+    Args:
+        is_alone: whether there is one worker, and all others wait for it in any case.
+    """
+
+    def __init__(self, is_alone: bool) -> None:
+        self._seconds = _LONE_BATCH_SECONDS if is_alone else _BATCH_SECONDS
+        self._largest = _LARGEST_LONE_BATCH if is_alone else _LARGEST_BATCH
         self._sizes: dict[Hashable, int] = {}
         self._alone: set[Hashable] = set()
 
@@ -193,8 +210,8 @@ class BatchPace:
 
     def took(self, crew: Hashable, count: int, seconds: float) -> None:
         """So many took so long in a worker."""
-        fitting = int(_BATCH_SECONDS / max(seconds / count, 1e-6))
-        self._sizes[crew] = max(1, min(fitting, 2 * self.size(crew), _LARGEST_BATCH))
+        fitting = int(self._seconds / max(seconds / count, 1e-6))
+        self._sizes[crew] = max(1, min(fitting, _GROWTH * self.size(crew), self._largest))
 
     def one_by_one(self, crew: Hashable) -> None:
         """From now on each goes alone."""
@@ -207,6 +224,10 @@ def runs_on_loop(group: FlowGroup) -> bool:
         operation.is_coroutine and not operation.with_job and not operation.cmd
         for operation in group.operations.values()
     )
+
+
+def _asks_for_nothing(requirements: ResourceRequirements) -> bool:
+    return not (requirements.cpu_millis or requirements.memory_bytes or requirements.gpu)
 
 
 def _directory_of(operation: Operation) -> Callable[[Aggregate], str | None]:

@@ -198,7 +198,7 @@ def _waits_for(
             else:
                 rest.append(condition)
         ask = asking(operation.name, jobs)
-        if names and is_eligible(rest, operation.post, ask, ignore):
+        if names and is_eligible(rest, operation.post, ask, int(ignore)):
             return tuple(sorted(names))
     return ()
 

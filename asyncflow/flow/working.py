@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import signac
 
-from asyncflow.flow.conditions import Condition, IgnoreConditions
+from asyncflow.flow.conditions import Condition
 from asyncflow.flow.judging import asking, is_eligible
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ class Member(msgspec.Struct, frozen=True):
     on_success: tuple[Callable[..., Any], ...]
     on_exception: tuple[Callable[..., Any], ...]
     on_exit: tuple[Callable[..., Any], ...]
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether nothing is done around it, and nothing with what it gives."""
+        around = self.on_start or self.on_success or self.on_exception or self.on_exit
+        return not (around or self.cmd or self.with_job or self.omp_num_threads)
 
 
 def member_of(operation: Operation, hooks: ProjectHooks, omp_num_threads: int) -> Member:
@@ -137,20 +143,30 @@ class Task:
         """
         began, executed = time.perf_counter(), list[tuple[str, ...]]()
         for errand in errands:
-            with _told(executed, errands):
+            try:
                 executed.append(self._execute(errand, ignore))
+            except Exception as error:
+                if len(errands) == 1:
+                    raise
+                raise ErrandFailed(executed) from error
         return Report(executed, time.perf_counter() - began)
 
     def _execute(self, errand: Errand, ignore: int) -> tuple[str, ...]:
         jobs = self._open(errand.jobs)
         done: list[str] = []
         while (member := self._next(errand, jobs, done, ignore)) is not None:
-            with _around(member, jobs):
-                value = member.func(*jobs)
-                if member.cmd:
-                    _shell(value)
+            if member.stands_alone:
+                member.func(*jobs)
+            else:
+                self._perform(member, jobs)
             done.append(member.name)
         return tuple(done)
+
+    def _perform(self, member: Member, jobs: tuple[Any, ...]) -> None:
+        with _around(member, jobs):
+            value = member.func(*jobs)
+            if member.cmd:
+                _shell(value)
 
     def _open(self, job_ids: Sequence[str]) -> tuple[Any, ...]:
         project = _project(self._path)
@@ -162,8 +178,9 @@ class Task:
         for member in self._groups[errand.group]:
             if member.name not in errand.allowed or member.name in done:
                 continue
-            ask = asking(member.name, jobs)
-            if is_eligible(member.pre, member.post, ask, IgnoreConditions(ignore)):
+            if not member.pre and not member.post:
+                return member
+            if is_eligible(member.pre, member.post, asking(member.name, jobs), ignore):
                 return member
         return None
 
@@ -176,20 +193,25 @@ class CoroutineTask(Task):
     ) -> Report:
         began, executed = time.perf_counter(), list[tuple[str, ...]]()
         for errand in errands:
-            with _told(executed, errands):
+            try:
                 executed.append(await self._execute_all(errand, ignore))
+            except Exception as error:
+                if len(errands) == 1:
+                    raise
+                raise ErrandFailed(executed) from error
         return Report(executed, time.perf_counter() - began)
 
     async def _execute_all(self, errand: Errand, ignore: int) -> tuple[str, ...]:
         jobs = self._open(errand.jobs)
         done: list[str] = []
         while (member := self._next(errand, jobs, done, ignore)) is not None:
-            with _around(member, jobs):
-                value = member.func(*jobs)
-                if isinstance(value, Awaitable):
-                    value = await value
-                if member.cmd:
-                    _shell(value)
+            if member.stands_alone:
+                await _awaited(member.func(*jobs))
+            else:
+                with _around(member, jobs):
+                    value = await _awaited(member.func(*jobs))
+                    if member.cmd:
+                        _shell(value)
             done.append(member.name)
         return tuple(done)
 
@@ -201,15 +223,9 @@ class TaskOnLoop(CoroutineTask):
         return tuple(jobs)
 
 
-@contextmanager
-def _told(executed: list[tuple[str, ...]], errands: Sequence[Errand]) -> Iterator[None]:
-    """Say what was done before an errand that fails, where there are several."""
-    try:
-        yield
-    except Exception as error:
-        if len(errands) == 1:
-            raise
-        raise ErrandFailed(executed) from error
+async def _awaited(value: Any) -> Any:
+    """What a function gave, or what the coroutine that it gave gives."""
+    return await value if isinstance(value, Awaitable) else value
 
 
 def _shell(command: str) -> None:
