@@ -330,8 +330,8 @@ async def test_several_outputs_take_a_tuple_a_list_or_a_mapping(value: object) -
         ({"low": 1}, "a mapping with the keys low"),
         ({}, "a mapping with the keys none"),
         ({"low": 1, "high": 2, "mid": 3}, "a mapping with the keys low, high, mid"),
-        (None, "a NoneType"),
-        ("ab", "a str"),
+        (None, "a value of type NoneType"),
+        ("ab", "a value of type str"),
     ],
 )
 @virtual_time
@@ -356,7 +356,7 @@ async def test_a_mapping_that_cannot_be_read_fails_its_step() -> None:
 
     result = await Pipeline("p", steps=[limits]).run()
     with pytest.raises(
-        StepFailed, match="returned a Unreadable whose parts cannot be read"
+        StepFailed, match="returned a value of type Unreadable whose parts cannot be read"
     ) as caught:
         result["low"]
     assert isinstance(caught.value.__cause__, OSError)
