@@ -63,7 +63,7 @@ class Checkpoint(msgspec.Struct):
         """Have the run recorded from now on; one that is over only gives back what was."""
         record, journal = self.record, self.journal
         journal.memory.teller.run_id = self.run_id
-        record.bus.sequence = journal.memory.teller.sequence
+        record.bus.sequence = record.bus.earlier = journal.memory.teller.sequence
         if self.is_over:
             self._give_back()
             return

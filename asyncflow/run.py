@@ -104,6 +104,17 @@ class Run:
         """Nodes that ignored their cancel and are still running."""
         return tuple(attempt.name for attempt in self._record.abandoned)
 
+    @property
+    def earlier_sequence(self) -> int:
+        """The number of the last event of earlier lives of a recorded run; 0 in its first.
+
+        Example::
+
+            async for event in run.events(since=run.earlier_sequence):  # only this life's
+                ...
+        """
+        return self._record.bus.earlier
+
     # -- watching ------------------------------------------------------------------------
 
     def events(

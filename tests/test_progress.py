@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +123,26 @@ async def test_a_run_that_is_over_is_shown_as_it_ended() -> None:
     assert "1/1" in file.getvalue()
 
 
+async def test_a_resumed_run_does_not_show_again_what_earlier_lives_went_through(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @step
+    async def moody(good: int) -> int:
+        if not attempts:
+            attempts.append(good)
+            raise ValueError("not yet")
+        return good
+
+    attempts: list[int] = []
+    pipeline = Pipeline("pair", steps=[good, moody])
+    told = []
+    for _ in range(3):
+        await pipeline.run(run_id="nightly", checkpoint=tmp_path, progress=True)
+        _, *lines = capsys.readouterr().err.splitlines()
+        told.append([" ".join(line.split("] ")[1].split()[:2]) for line in lines])
+    assert told == [["good succeeded", "moody failed"], ["1 step", "moody succeeded"], []]
+
+
 def test_a_large_run_says_now_and_then_how_far_it_is() -> None:
     file = io.StringIO()
     painter = LinePainter(file, large=True)
@@ -192,6 +213,10 @@ def test_a_small_run_that_has_nothing_to_tell_says_so_after_a_while() -> None:
         ),
         (Warned(message="it gets 2 CPUs", **COMMON), "warning: it gets 2 CPUs"),
         (RunStarted(pipeline="p", nodes=1, units=1, **COMMON), None),
+        (
+            RunStarted(pipeline="p", nodes=9, units=9, resumed=2, **COMMON),
+            "2 steps were done in an earlier life of the run",
+        ),
     ],
 )
 def test_what_happens_is_put_in_words(event: Event, text: str | None) -> None:

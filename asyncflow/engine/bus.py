@@ -28,6 +28,7 @@ class EventBus:
         self.clock = clock
         self.wall_clock = time.time
         self.sequence = 0
+        self.earlier = 0  # what sequence was when this life of the run began
         self.listening = False
         self.closed = False
         self._subscriptions: list[Subscription] = []

@@ -53,7 +53,9 @@ async def show_progress(run: Run, console: Console | None = None) -> None:
         drawing = Drawing(painter)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_tell_news(run.events(), painter, drawing, total))
+                # What earlier lives of the run went through was shown then.
+                events = run.events(since=run.earlier_sequence)
+                tasks.create_task(_tell_news(events, painter, drawing, total))
                 drawing.offer(run.snapshot(limit=MOST_ROWS))
                 while not await _is_over_within(run, _REFRESH_SECONDS):
                     drawing.offer(run.snapshot(limit=MOST_ROWS))

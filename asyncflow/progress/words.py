@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from asyncflow.events import Event, NodeFinished, NodeRetrying, Warned
+from asyncflow.events import Event, NodeFinished, NodeRetrying, RunStarted, Warned
 from asyncflow.run import RunSnapshot
 from asyncflow.states import NodeState
 
@@ -66,6 +66,9 @@ def news_of(event: Event) -> News | None:
             again = f"is tried again in {duration(event.delay_seconds)}"
             text = f"{failed} and {again}: {event.error}"
             return News("↻", "yellow", text, matters=False)
+        case RunStarted() if event.resumed:
+            done = "1 step was" if event.resumed == 1 else f"{event.resumed:,} steps were"
+            return News("✓", "dim", f"{done} done in an earlier life of the run", matters=False)
         case Warned():
             return News("!", "yellow", f"warning: {event.message}")
         case _:
