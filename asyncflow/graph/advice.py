@@ -13,6 +13,8 @@ __all__ = ["advise"]
 # Each split costs a walk over what stands between its halves; a graph with more of them
 # has one cause, and a hundred sentences say it.
 _MOST_SPLITS = 100
+# Ten say it as well, and leave the reader the rest of the log.
+_MOST_OF_A_KIND = 10
 
 
 def advise(
@@ -23,8 +25,14 @@ def advise(
 ) -> Iterator[str]:
     """A sentence for each group that serialises, was split needlessly, or hides its device."""
     if units.members is not None:
-        yield from _serialised(nodes, parents, units)
-        yield from _splits(nodes, order, parents, units)
+        yield from _some_of(_serialised(nodes, parents, units), "serialise steps, too")
+        yield from _some_of(_splits(nodes, order, parents, units), "were left like that, too")
+
+
+def _some_of(sentences: Iterator[str], what: str) -> Iterator[str]:
+    yield from itertools.islice(sentences, _MOST_OF_A_KIND)
+    if more := sum(1 for _ in sentences):
+        yield f"{more:,} more group{'' if more == 1 else 's'} {what}"
 
 
 def _serialised(

@@ -303,6 +303,14 @@ def test_a_group_that_keeps_steps_from_running_at_once_is_pointed_out() -> None:
     )
 
 
+def test_advice_that_many_groups_deserve_is_given_ten_times_and_counted() -> None:
+    graph = build(
+        *(node(f"{side} {g}", execution_group=f"g{g}") for g in range(13) for side in ("l", "r"))
+    )
+    assert len(graph.warnings) == 11
+    assert graph.warnings[-1] == "3 more groups serialise steps, too"
+
+
 def test_a_step_that_could_not_know_its_device_is_pointed_out_or_refused() -> None:
     def train() -> None: ...
 
