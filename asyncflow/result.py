@@ -18,6 +18,7 @@ from asyncflow.errors import (
     StorageError,
     text_of,
 )
+from asyncflow.graph.names import nearest
 from asyncflow.quantities import format_seconds
 from asyncflow.states import NodeState, RunState
 from asyncflow.step import Step
@@ -231,7 +232,10 @@ class PipelineResult:
             if source.kept(value) or name not in source.names:
                 return value, source.producers_of(number)
         if name not in source.names:
-            raise KeyError(f"{self._whole_or_part} has no asset or step {name!r}")
+            known = [*source.assets, *source.names]
+            raise KeyError(
+                f"{self._whole_or_part} has no asset or step {name!r}{nearest(name, known)}"
+            )
         index = source.names[name]
         return source.value_of_node(index), (index,)
 

@@ -129,6 +129,13 @@ async def test_a_name_that_the_pipeline_does_not_have_is_a_key_error(name: str) 
 
 
 @virtual_time
+async def test_a_name_that_is_misspelt_is_answered_with_the_right_one() -> None:
+    result = await mixed()
+    with pytest.raises(KeyError, match="has no asset or step 'brokn'; did you mean 'broken'"):
+        result["brokn"]
+
+
+@virtual_time
 async def test_a_step_that_the_pipeline_does_not_have_is_a_key_error() -> None:
     @step
     async def stranger() -> None: ...
