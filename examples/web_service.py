@@ -19,6 +19,9 @@ It needs the extra ``[examples]``. Run it with ``uvicorn examples.web_service:ap
          -d '{"urls": ["http://localhost:8000/openapi.json"]}'
     curl -N localhost:8000/runs/ID/events
 
+A server waits for open streams before it lets the application shut down. Whoever streams long
+runs gives it a limit: ``uvicorn examples.web_service:app --timeout-graceful-shutdown 10``.
+
 It fetches whatever address it is told to: put it before nobody you do not trust.
 """
 
