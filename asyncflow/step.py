@@ -11,18 +11,25 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, overload
 
-import msgspec
-
-from asyncflow.context import StepContext
 from asyncflow.environment import Environment
 from asyncflow.errors import GraphError
-from asyncflow.failure import RunFailure
+from asyncflow.functions import Parameter, innermost, is_coroutine_function, parameters_of
 from asyncflow.limits import Keys, StepLimits, keys_of, limits_of
 from asyncflow.quantities import seconds_of
 from asyncflow.resources import ResourceRequirements
 from asyncflow.retry import NEVER, Retry
 
-__all__ = ["Inputs", "Parameter", "Step", "StepOptions", "inputs_of", "outputs_of", "step"]
+__all__ = [
+    "Inputs",
+    "Parameter",
+    "Step",
+    "StepOptions",
+    "inputs_of",
+    "is_coroutine_function",
+    "outputs_of",
+    "parameters_of",
+    "step",
+]
 
 VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 P = ParamSpec("P")
@@ -54,24 +61,6 @@ class StepOptions(TypedDict, total=False):
     limits: StepLimits
     lane: LaneName | None
     tags: Iterable[str]
-
-
-class Parameter(msgspec.Struct, frozen=True):
-    """One parameter of a step's function, as binding needs it."""
-
-    name: str
-    kind: Any
-    default: Any
-    wants_context: bool
-    wants_failure: bool = False
-
-    @property
-    def has_default(self) -> bool:
-        return self.default is not inspect.Parameter.empty
-
-    @property
-    def is_variadic(self) -> bool:
-        return self.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Step(Generic[P, R]):
@@ -191,7 +180,7 @@ class Step(Generic[P, R]):
 
     @functools.cached_property
     def is_generator(self) -> bool:
-        func = _innermost(self.func)
+        func = innermost(self.func)
         return inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
 
     @functools.cached_property
@@ -428,71 +417,8 @@ def _tags_of(value: Any) -> tuple[str, ...]:
     return names_of(value, "['nightly']")
 
 
-# -- functions -----------------------------------------------------------------------
-
-
-def _innermost(func: Any) -> Any:
-    while isinstance(func, functools.partial):
-        func = func.func
-    return func if inspect.isroutine(func) or inspect.isclass(func) else type(func).__call__
-
-
-def is_coroutine_function(func: Any) -> bool:
-    """Whether calling ``func`` (a function, partial or callable object) gives a coroutine."""
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(_innermost(func))
-
-
-def parameters_of(func: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """The parameters of a callable; builtins without a signature count as ``*args``."""
-    try:
-        signature = inspect.signature(func)
-    except (TypeError, ValueError):
-        return (
-            Parameter("args", inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.empty, False),
-        )
-    known = getattr(inspect.unwrap(_innermost(func)), "__globals__", {})
-    return tuple(
-        Parameter(
-            p.name,
-            p.kind,
-            p.default,
-            _is(StepContext, p.annotation, known),
-            _is(RunFailure, p.annotation, known),
-        )
-        for p in signature.parameters.values()
-    )
-
-
-def _is(wanted: type[Any], annotation: Any, known: Mapping[str, Any]) -> bool:
-    """Whether an annotation says ``wanted``, or that or None.
-
-    Args:
-        known: what the names in a text mean, where the function was defined.
-    """
-    if isinstance(annotation, str):
-        # Written as text, or under ``from __future__ import annotations``.
-        name = annotation.replace(" ", "").removesuffix("|None").removeprefix("None|")
-        if name.endswith("]") and "Optional[" in name:
-            name = name.partition("Optional[")[2][:-1]
-        found = _named(name, known)
-        # Imported for type checkers only, say: then its name has to do.
-        return name.split(".")[-1] == wanted.__name__ if found is None else found is wanted
-    return bool(annotation is wanted or annotation == (wanted | None))
-
-
-def _named(name: str, known: Mapping[str, Any]) -> Any:
-    """What a dotted name means; None if that cannot be told. No code of the text runs."""
-    first, *rest = name.split(".")
-    found = known.get(first)
-    for part in rest:
-        found = inspect.getattr_static(found, part, None)
-    return found
-
-
 def _name_of(func: Any) -> str:
-    name = getattr(
-        _innermost(func) if isinstance(func, functools.partial) else func, "__name__", ""
-    )
+    name = getattr(innermost(func) if isinstance(func, functools.partial) else func, "__name__", "")
     if name == "<lambda>":
         raise GraphError("a lambda has no name; give it one: step(func, name='…')")
     return name or type(func).__name__

@@ -42,7 +42,19 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"engine", "lanes", "storage"}),
-    frozenset({"result", "gantt", "graph", "step", "context", "retry", "nested_map", "pickling"}),
+    frozenset(
+        {
+            "result",
+            "gantt",
+            "graph",
+            "step",
+            "functions",
+            "context",
+            "retry",
+            "nested_map",
+            "pickling",
+        }
+    ),
     frozenset(
         {
             "failure",

@@ -12,9 +12,10 @@ from typing import Any, assert_type
 import pytest
 
 from asyncflow.errors import GraphError
+from asyncflow.functions import parameters_of
 from asyncflow.resources import ResourceRequirements
 from asyncflow.retry import NEVER, Retry
-from asyncflow.step import Step, parameters_of, step
+from asyncflow.step import Step, step
 
 
 @step

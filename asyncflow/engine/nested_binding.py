@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asyncflow.errors import GraphError
+from asyncflow.functions import Parameter
 from asyncflow.graph.binding import (
     CallTemplate,
     FromContext,
@@ -16,7 +17,7 @@ from asyncflow.graph.binding import (
     make_template,
 )
 from asyncflow.graph.grouping import lane_of
-from asyncflow.step import Parameter, Step
+from asyncflow.step import Step
 
 __all__ = ["bind_nested", "check_callable"]
 

@@ -15,8 +15,8 @@ import msgspec
 
 from asyncflow.context import StepContext
 from asyncflow.failure import RunFailure
+from asyncflow.functions import Parameter
 from asyncflow.graph.node import MISSING
-from asyncflow.step import Parameter
 
 __all__ = ["CallTemplate", "Frame", "Source"]
 

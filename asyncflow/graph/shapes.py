@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from asyncflow.functions import Parameter
 from asyncflow.graph.binding import (
     EMPTY,
     CallTemplate,
@@ -28,7 +29,7 @@ from asyncflow.graph.binding import (
 )
 from asyncflow.graph.names import Faulty, Meaning, Names, nearest
 from asyncflow.graph.node import Node
-from asyncflow.step import Parameter, Step
+from asyncflow.step import Step
 
 __all__ = ["Shape", "asset_names_of", "shape_key", "shape_of"]
 

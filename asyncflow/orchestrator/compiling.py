@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from asyncflow.functions import is_coroutine_function
 from asyncflow.graph.compile import Blueprint, compile_graph
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.node import Node
@@ -26,7 +27,7 @@ from asyncflow.orchestrator.targets import (
 from asyncflow.quantities import parse_bytes
 from asyncflow.resources import GPUConfig, ResourceRequirements
 from asyncflow.retry import Retry
-from asyncflow.step import Step, is_coroutine_function
+from asyncflow.step import Step
 
 __all__ = [
     "calls_to_look_at",

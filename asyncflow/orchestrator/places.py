@@ -20,10 +20,11 @@ import msgspec
 
 from asyncflow.context import StepContext
 from asyncflow.errors import NestedDepthError, StepCancelled, StepFailed, text_of
+from asyncflow.functions import is_coroutine_function
 from asyncflow.orchestrator.completed import COMPLETED_STEP, completed_here
 from asyncflow.orchestrator.logs import LogPlan, keeping, kept
 from asyncflow.orchestrator.targets import Targets
-from asyncflow.step import Step, is_coroutine_function
+from asyncflow.step import Step
 from asyncflow.storage.unrecorded import unrecorded
 
 __all__ = ["Nest", "Place", "current_place", "entered"]

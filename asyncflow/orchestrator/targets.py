@@ -25,8 +25,8 @@ from typing import Any
 import msgspec
 
 from asyncflow.errors import text_of
+from asyncflow.functions import is_coroutine_function
 from asyncflow.graph.names import nearest
-from asyncflow.step import is_coroutine_function
 
 __all__ = [
     "Runnable",
