@@ -7,12 +7,9 @@ group. Of a run with very many steps each kind is one row that shows how many ra
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-import msgspec
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from asyncflow.graph.kinds import common_name, first_word, kind_of, mapped_node, needless_start
 from asyncflow.paper import (
@@ -29,16 +26,26 @@ from asyncflow.paper import (
 )
 from asyncflow.quantities import format_seconds
 from asyncflow.states import NodeState
+from asyncflow.timeline import (
+    NARROWEST,
+    Axis,
+    Bar,
+    Slot,
+    Span,
+    at_once,
+    pack,
+    peak_of,
+    slots_of,
+    spans_of,
+)
 
-__all__ = ["Bar", "draw_gantt"]
+__all__ = ["draw_gantt"]
 
 _WIDTH, _MARGIN = 1200.0, 30.0
 _MOST_BARS, _MOST_KINDS = 800, 60
 _OVERVIEW, _KIND_ROW, _KIND_NAME = 54.0, 30.0, 250.0
 # Room for the names of short steps at the very end.
 _ENDS = 110.0
-_SLIT = 1.0
-_NARROWEST = 2.0
 _TALL = 900.0
 # Rows are as high as their number allows: up to so many rows, so many pixels.
 _ROW_HEIGHTS = ((40, 20.0), (90, 16.0), (200, 9.0))
@@ -49,36 +56,6 @@ _LEAST_NAME = 44.0
 _OVERVIEW_COLOUR = "#5d7fa3"
 _LANES = {"inline": "event loop", "thread": "threads", "process": "worker processes"}
 _BAD = frozenset({NodeState.FAILED, NodeState.TIMED_OUT, NodeState.ABANDONED, NodeState.CANCELLED})
-
-Span = tuple[float, float]
-
-
-class Bar(msgspec.Struct, frozen=True):
-    """One node that ran, in seconds since its run began.
-
-    ``earlier`` are the tries before the last one, as far as they are known; ``queued_seconds``
-    is the time before the last. ``group`` is the name of its execution group, "" for none.
-    """
-
-    name: str
-    step: str
-    state: NodeState
-    start_seconds: float
-    end_seconds: float
-    lane: str
-    worker: str = ""
-    group: str = ""
-    attempts: int = 1
-    queued_seconds: float = 0.0
-    earlier: tuple[Span, ...] = ()
-
-    @property
-    def first_seconds(self) -> float:
-        """When its first try began, or when it could have, if that is not known."""
-        if self.attempts < 2:
-            return self.start_seconds
-        known = min((start for start, _ in self.earlier), default=self.start_seconds)
-        return known if self.earlier else max(0.0, self.start_seconds - self.queued_seconds)
 
 
 def draw_gantt(
@@ -111,122 +88,6 @@ def draw_gantt(
     return _Chart(title, shown, duration_seconds).draw()
 
 
-# -- time --------------------------------------------------------------------------------
-
-
-class _Axis:
-    """From seconds to pixels, and round numbers of a fitting unit."""
-
-    def __init__(self, bars: Sequence[Bar], duration_seconds: float, left: float) -> None:
-        last = max((bar.end_seconds for bar in bars), default=0.0)
-        self.seconds = max(duration_seconds, last) or 1e-6
-        self.left, self.right = left, _WIDTH - (_MARGIN if left > _MARGIN else _ENDS)
-        self.unit, self.unit_seconds = next(
-            (unit, size) for unit, size, least in _UNITS if self.seconds >= least
-        )
-
-    def x(self, seconds: float) -> float:
-        """Where a moment is."""
-        return self.left + (self.right - self.left) * seconds / self.seconds
-
-    def ticks(self) -> Iterator[tuple[float, str]]:
-        """Moments at round numbers, with their labels."""
-        step = _round_step(self.seconds / self.unit_seconds / 10)
-        for place in range(int(self.seconds / self.unit_seconds / step + 1e-9) + 1):
-            yield place * step * self.unit_seconds, f"{place * step:g} {self.unit}"
-
-
-_UNITS = (
-    ("h", 3600.0, 7200.0),
-    ("min", 60.0, 180.0),
-    ("s", 1.0, 1.0),
-    ("ms", 1e-3, 1e-3),
-    ("µs", 1e-6, 0.0),
-)
-
-
-def _round_step(least: float) -> float:
-    """The smallest of 1, 2 and 5 times a power of ten that is not smaller."""
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(power * k for k in (1, 2, 5, 10) if power * k >= least * (1 - 1e-9))
-
-
-# -- packing -----------------------------------------------------------------------------
-
-
-class _Slot(msgspec.Struct):
-    """What takes a row as one: a node with its tries, or a group."""
-
-    bars: list[Bar]
-
-    @property
-    def start(self) -> float:
-        return min(bar.first_seconds for bar in self.bars)
-
-    @property
-    def end(self) -> float:
-        return max(bar.end_seconds for bar in self.bars)
-
-
-def _slots(bars: Iterable[Bar]) -> list[_Slot]:
-    groups: dict[str, _Slot] = {}
-    slots: list[_Slot] = []
-    for bar in bars:
-        if bar.group and bar.group in groups:
-            groups[bar.group].bars.append(bar)
-            continue
-        slots.append(_Slot([bar]))
-        if bar.group:
-            groups[bar.group] = slots[-1]
-    return slots
-
-
-def _pack(slots: Iterable[_Slot], axis: _Axis) -> list[list[_Slot]]:
-    """Rows in which nothing overlaps: each slot goes to the topmost that is free."""
-    rows: list[list[_Slot]] = []
-    free: list[int] = []
-    busy: list[tuple[float, int]] = []
-    for slot in sorted(slots, key=lambda slot: (slot.start, slot.end)):
-        start = axis.x(slot.start)
-        while busy and busy[0][0] <= start + 1e-6:
-            heapq.heappush(free, heapq.heappop(busy)[1])
-        if free:
-            row = heapq.heappop(free)
-        else:
-            row = len(rows)
-            rows.append([])
-        rows[row].append(slot)
-        end = max(axis.x(slot.end), start + _NARROWEST) + _SLIT
-        heapq.heappush(busy, (end, row))
-    return rows
-
-
-def _at_once(spans: Iterable[Span]) -> list[tuple[float, int]]:
-    """How many there are from each moment on."""
-    changes: Counter[float] = Counter()
-    for start, end in spans:
-        changes[start] += 1
-        changes[end] -= 1
-    steps: list[tuple[float, int]] = []
-    count = 0
-    for moment in sorted(changes):
-        count += changes[moment]
-        steps.append((moment, count))
-    return steps
-
-
-def _spans(bars: Iterable[Bar]) -> Iterator[Span]:
-    for bar in bars:
-        yield bar.start_seconds, max(bar.end_seconds, bar.start_seconds)
-        yield from bar.earlier
-
-
-def _peak(spans: Iterable[Span]) -> int:
-    # What took no time at all ran all the same.
-    spans = list(spans)
-    return max((count for _, count in _at_once(spans)), default=0) or min(1, len(spans))
-
-
 # -- the chart ---------------------------------------------------------------------------
 
 
@@ -239,7 +100,8 @@ class _Chart:
         self.summed_up = len(bars) > _MOST_BARS
         left = _MARGIN + _KIND_NAME if self.summed_up else _MARGIN
         self.needless = 0 if self.summed_up else needless_start([bar.name for bar in bars])
-        self.axis = _Axis(bars, duration_seconds, left)
+        right = _WIDTH - (_MARGIN if self.summed_up else _ENDS)
+        self.axis = Axis(bars, duration_seconds, left, right)
         self.front = Paper()
         self.y = 0.0
 
@@ -271,15 +133,15 @@ class _Chart:
             self.front.text(self.axis.x(moment), y, label, size=11, fill=MUTED, anchor="middle")
 
     def _draw_overview(self) -> None:
-        spans = list(_spans(self.bars))
-        peak = _peak(spans)
+        spans = list(spans_of(self.bars))
+        peak = peak_of(spans)
         self.front.text(20, self.y + 4, f"at once: up to {peak:,}", size=11, fill=MUTED)
         self.y += 10 + _OVERVIEW
         self._draw_area(spans, self.y, _OVERVIEW, _OVERVIEW_COLOUR)
 
     def _draw_area(self, spans: Sequence[Span], bottom: float, height: float, colour: str) -> None:
         """How many at once, as steps; within a pixel the most there were."""
-        columns = self._columns(_at_once(spans))
+        columns = self._columns(at_once(spans))
         peak = max((count for _, count in columns), default=0)
         if not peak:
             return
@@ -305,7 +167,7 @@ class _Chart:
         by_lane: dict[str, list[Bar]] = defaultdict(list)
         for bar in self.bars:
             by_lane[bar.lane].append(bar)
-        packed = {lane: _pack(_slots(by_lane[lane]), self.axis) for lane in _sorted(by_lane)}
+        packed = {lane: pack(slots_of(by_lane[lane]), self.axis) for lane in _sorted(by_lane)}
         total = sum(map(len, packed.values()))
         height = next((h for most, h in _ROW_HEIGHTS if total <= most), _LEAST_ROW_HEIGHT)
         for lane, rows in packed.items():
@@ -315,13 +177,13 @@ class _Chart:
             self.y += 10
 
     def _draw_lane_title(self, lane: str, bars: Sequence[Bar]) -> None:
-        peak = _peak(_spans(bars))
+        peak = peak_of(spans_of(bars))
         words = f"{_LANES.get(lane, lane)}: {_steps(len(bars))}, up to {peak:,} at once"
         self.front.rect(20, self.y, text_width(words, 12, bold=True) + 8, 18, WHITE)
         self.front.text(20, self.y + 13, words, bold=True)
         self.y += 22
 
-    def _draw_row(self, row: Sequence[_Slot], height: float) -> None:
+    def _draw_row(self, row: Sequence[Slot], height: float) -> None:
         bars = [bar for slot in row for bar in slot.bars]
         for slot in row:
             if len(slot.bars) > 1:
@@ -334,7 +196,7 @@ class _Chart:
 
     def _draw_bar(self, bar: Bar, until: float, height: float) -> None:
         x = self.axis.x(bar.start_seconds)
-        width = max(self.axis.x(bar.end_seconds) - x, _NARROWEST)
+        width = max(self.axis.x(bar.end_seconds) - x, NARROWEST)
         colour = LOOKS[bar.state].colour
         named = height >= _LEAST_NAMED
         self._draw_tries(bar, x, height)
@@ -363,7 +225,7 @@ class _Chart:
             self.front.path(path, stroke=colour, width=1.5, dash="0.1 4")
         for begun, ended in bar.earlier:
             x = self.axis.x(begun)
-            width = max(self.axis.x(ended) - x, _NARROWEST)
+            width = max(self.axis.x(ended) - x, NARROWEST)
             inset = 3 if height >= _LEAST_NAMED else 1
             self.front.rect(
                 x, self.y + inset, width, height - 2 * inset, WHITE, stroke=colour, radius=2
@@ -397,9 +259,9 @@ class _Chart:
 
     def _draw_kinds(self) -> None:
         for (lane, _), bars in _by_kind(self.bars).items():
-            spans = list(_spans(bars))
+            spans = list(spans_of(bars))
             name = common_name([mapped_node(bar.name) for bar in bars])
-            self._draw_kind_title(name, lane, bars, _peak(spans))
+            self._draw_kind_title(name, lane, bars, peak_of(spans))
             bottom = self.y + _KIND_ROW - 6
             self._draw_area(spans, bottom, _KIND_ROW - 8, LOOKS[NodeState.SUCCEEDED].colour)
             self._draw_troubles(bars, bottom - 8)

@@ -24,7 +24,7 @@ from asyncflow.states import NodeState, RunState
 from asyncflow.step import Step
 
 if TYPE_CHECKING:
-    from asyncflow.gantt import Bar
+    from asyncflow.timeline import Bar
 
 __all__ = ["PipelineResult", "StepResult"]
 

@@ -30,7 +30,7 @@ from asyncflow.result import PipelineResult, ResultSource, StepResult
 from asyncflow.states import ABANDONED, FAILED, NODE_STATES, TIMED_OUT, NodeState, RunState
 
 if TYPE_CHECKING:
-    from asyncflow.gantt import Bar
+    from asyncflow.timeline import Bar
 
 __all__ = ["Run", "RunSnapshot", "RunningNode"]
 
@@ -331,7 +331,7 @@ def node_states(record: RunRecord) -> dict[str, NodeState]:
 
 def _bars(record: RunRecord) -> Iterator[Bar]:
     """The nodes that ran, for a chart of the run."""
-    from asyncflow.gantt import Bar
+    from asyncflow.timeline import Bar
 
     graph = record.graph
     units, origin = graph.units, record.began_at

@@ -46,6 +46,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "result",
             "gantt",
+            "timeline",
             "graph",
             "step",
             "functions",

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncflow import Pipeline, Retry, StepContext, step
-from asyncflow.gantt import Bar, draw_gantt
+from asyncflow.gantt import draw_gantt
 from asyncflow.paper import LOOKS
 from asyncflow.states import NodeState
+from asyncflow.timeline import Bar
 from tests.picturing import Box, Picture
 from tests.virtual_time import run_virtually
 
