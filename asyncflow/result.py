@@ -120,6 +120,46 @@ def _told_first(result: StepResult) -> int:
     return 0 if not result.success else 2 if result.skipped else 1
 
 
+def _let_go(name: str, result: StepResult, *, stayed: bool) -> StepFailed:
+    """The value was made, and is not here."""
+    why = (
+        "stayed in the worker of its group, where only other members took it; name it in "
+        "the pipeline's outputs= to have it"
+        if stayed
+        else "was not kept: it is not among the pipeline's outputs="
+    )
+    return StepFailed(
+        f"the value of {name!r} {why}", step=result.step_name, attempt=result.attempts
+    )
+
+
+def _not_made(name: str, result: StepResult, reason: str) -> StepFailed:
+    """The value was never made; the cause is what the step raised, if it did."""
+    step, error = result.step_name, result.error
+    told: StepFailed
+    if result.skipped:
+        return StepSkipped(f"{name!r} has no value: step {step!r} was skipped", step=step)
+    if result.status is NodeState.CANCELLED and not isinstance(error, StepCancelled):
+        why = f" ({reason})" if reason else ""
+        told = StepCancelled(
+            f"{name!r} has no value: step {step!r} was cancelled{why}",
+            step=step,
+            attempt=result.attempts,
+        )
+    elif isinstance(error, AsyncflowError) and isinstance(error, StepFailed):
+        return error
+    else:
+        what = "" if name == step else f"{name!r} has no value: "
+        told = StepFailed(
+            f"{what}step {step!r} {result.status} at attempt {result.attempts}: {text_of(error)}",
+            step=step,
+            attempt=result.attempts,
+        )
+    if error is not None:
+        told.__cause__ = error
+    return told
+
+
 class PipelineResult:
     """The outcome of a run.
 
@@ -259,48 +299,11 @@ class PipelineResult:
         return f"{part}pipeline {self.pipeline_name!r}"
 
     def _absence(self, name: str, nodes: tuple[int, ...], value: Any = None) -> StepFailed:
-        results = [self._source.make(node) for node in nodes]
-        worst = min(results, key=_told_first)
-        error = worst.error
-        if worst.status is NodeState.SKIPPED:
-            return StepSkipped(
-                f"{name!r} has no value: step {worst.step_name!r} was skipped",
-                step=worst.step_name,
-            )
+        """Why there is no value of that name, told by the step that says most."""
+        worst = min(map(self._source.make, nodes), key=_told_first)
         if worst.status is NodeState.SUCCEEDED:
-            stayed = self._source.stayed(value)
-            why = (
-                "stayed in the worker of its group, where only other members took it; name it in "
-                "the pipeline's outputs= to have it"
-                if stayed
-                else "was not kept: it is not among the pipeline's outputs="
-            )
-            return StepFailed(
-                f"the value of {name!r} {why}",
-                step=worst.step_name,
-                attempt=worst.attempts,
-            )
-        raised: StepFailed
-        if worst.status is NodeState.CANCELLED and not isinstance(error, StepCancelled):
-            raised = StepCancelled(
-                f"{name!r} has no value: step {worst.step_name!r} was cancelled"
-                + (f" ({self.reason})" if self.reason else ""),
-                step=worst.step_name,
-                attempt=worst.attempts,
-            )
-        elif isinstance(error, AsyncflowError) and isinstance(error, StepFailed):
-            raised = error
-        else:
-            own = name == worst.step_name
-            raised = StepFailed(
-                f"{'' if own else f'{name!r} has no value: '}step {worst.step_name!r} "
-                f"{worst.status} at attempt {worst.attempts}: {text_of(error)}",
-                step=worst.step_name,
-                attempt=worst.attempts,
-            )
-        if error is not None and raised is not error:
-            raised.__cause__ = error
-        return raised
+            return _let_go(name, worst, stayed=self._source.stayed(value))
+        return _not_made(name, worst, self.reason)
 
     def raise_for_failure(self) -> None:
         """Do nothing after a success; else raise what went wrong.

@@ -355,31 +355,18 @@ class Settlement:
     def _retry(self, attempt: Attempt, error: BaseException) -> bool:
         """Set up the next try, if the policy wants one."""
         run, node = attempt.run, attempt.node
-        policy = run.graph.nodes[node].step.retry
         lost = isinstance(error, ResourceLost)
-        if isinstance(error, WorkerDied) and self._is_to_blame(run, node):
-            error.add_note(f"it has killed {_MOST_DEATHS} workers and is not tried again")
-            return False
-        try:
-            # A device that was lost is no fault of the step: such a try does not count.
-            number = attempt.number - run.forgiven.get(node, 0)
-            if lost and self._scheduler.losses.refusal(attempt) is not None:
-                return False
-            if not lost and not policy.wants(error, number):
-                return False
-        except BaseException as broken:  # noqa: BLE001 - the predicate is the user's
-            error.add_note(f"the retry predicate of the step raised {text_of(broken)}")
+        # A device that was lost is no fault of the step: such a try does not count.
+        number = attempt.number - run.forgiven.get(node, 0)
+        if not self._wants_retry(attempt, error, number):
             return False
         if lost:
+            delay = 0.0
             run.forgiven[node] = run.forgiven.get(node, 0) + 1
-        delay = 0.0 if lost else policy.delay_seconds(error, number, self._random)
-        following = self._scheduler.starting.new_attempt(run, attempt.unit, node)
-        following.position, following.gated = attempt.position, True
-        following.looked = attempt.looked
-        following.number = attempt.number + 1
-        following.unit_announced = attempt.unit_announced
-        following.previous_error = error
-        following.keys = attempt.keys
+        else:
+            policy = run.graph.nodes[node].step.retry
+            delay = policy.delay_seconds(error, number, self._random)
+        following = self._attempt_after(attempt, error)
         run.note_try(attempt, self._scheduler.clock())
         run.states[node] = RETRYING
         run.blemished = True
@@ -402,6 +389,30 @@ class Settlement:
         self._scheduler.starting.park(following, Phase.BACKOFF)
         self._scheduler.stopping.set_timer(following, delay, self._resume)
         return True
+
+    def _wants_retry(self, attempt: Attempt, error: BaseException, number: int) -> bool:
+        """Whether there is to be a try after the one of this number, of those that count."""
+        run, node = attempt.run, attempt.node
+        if isinstance(error, WorkerDied) and self._is_to_blame(run, node):
+            error.add_note(f"it has killed {_MOST_DEATHS} workers and is not tried again")
+            return False
+        if isinstance(error, ResourceLost):
+            return self._scheduler.losses.refusal(attempt) is None
+        try:
+            return bool(run.graph.nodes[node].step.retry.wants(error, number))
+        except BaseException as broken:  # noqa: BLE001 - the predicate is the user's
+            error.add_note(f"the retry predicate of the step raised {text_of(broken)}")
+            return False
+
+    def _attempt_after(self, attempt: Attempt, error: BaseException) -> Attempt:
+        following = self._scheduler.starting.new_attempt(attempt.run, attempt.unit, attempt.node)
+        following.position, following.gated = attempt.position, True
+        following.looked = attempt.looked
+        following.number = attempt.number + 1
+        following.unit_announced = attempt.unit_announced
+        following.previous_error = error
+        following.keys = attempt.keys
+        return following
 
     def _is_to_blame(self, run: RunRecord, node: int) -> bool:
         """Whether a node has killed so many workers that it is not tried again."""
