@@ -139,12 +139,12 @@ class WorkerGroups:
     ) -> Attempt | None:
         run = attempt.run
         node = run.graph.units.members_of(attempt.unit)[place]
-        if not _may_go_ahead(run, node, kept):
+        values = _Overlay(run.values, kept)
+        if not _may_go_ahead(run, node, values):
             return None
         following = self._scheduler.starting.new_attempt(run, attempt.unit, node)
         following.position, following.worker, following.sent = place, attempt.worker, True
         self.plan(following, kept)
-        values = _Overlay(run.values, kept)
         step = run.graph.nodes[node].step
         frame = self._scheduler.starting.frame(following, values)
         following.args, following.kwargs = run.graph.templates[node].bind(frame)
@@ -287,7 +287,7 @@ def _promise(attempt: Attempt, kept: dict[int, RemoteValue]) -> None:
                 kept[asset] = RemoteValue(attempt.worker, number)
 
 
-def _may_go_ahead(run: RunRecord, node: int, kept: Mapping[int, RemoteValue]) -> bool:
+def _may_go_ahead(run: RunRecord, node: int, values: Sequence[Any]) -> bool:
     graph, step = run.graph, run.graph.nodes[node].step
     if run.resumed or run.states[node] != WAITING or run.attempts_of(node):
         return False
@@ -296,7 +296,8 @@ def _may_go_ahead(run: RunRecord, node: int, kept: Mapping[int, RemoteValue]) ->
     sources = graph.templates[node].sources
     if any(isinstance(source, FromContext | FromFailure) for source in sources):
         return False
-    return all(asset in kept or run.values[asset] is not MISSING for asset in graph.slots[node])
+    # Those before it that have not ended will have succeeded by then, or it does not run.
+    return graph.verdict(node, run.states_ahead(), values) == WAITING
 
 
 def _lost_members(run: RunRecord, node: int) -> set[int]:

@@ -1,0 +1,75 @@
+"""What a host sends to the worker of a group: whole stretches of members, and nothing too much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from asyncflow import NodeState, Pipeline, step
+from asyncflow.lanes.process import wire
+
+IN_GROUP: Any = {"lane": "process", "execution_group": "g"}
+
+Messages = list[list[str]]
+
+
+@pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch) -> Messages:
+    """Each message to a worker: the steps that it has the worker run, or what else it says."""
+    written: Messages = []
+    decode = msgspec.msgpack.Decoder(wire.HostFrame).decode
+    send_some = wire.Channel.send_some
+
+    def frames_of(data: bytes) -> Sequence[wire.HostFrame]:
+        frames, at = [], 0
+        while at < len(data):
+            end = at + 8 + int.from_bytes(data[at : at + 8], "little")
+            frames.append(decode(data[at + 8 : end]))
+            at = end
+        return frames
+
+    def spy(channel: wire.Channel, data: bytes | memoryview, *rights: Any) -> int:
+        written.append(
+            [
+                frame.name if isinstance(frame, wire.Run) else type(frame).__name__
+                for frame in frames_of(bytes(data))
+            ]
+        )
+        return send_some(channel, data, *rights)
+
+    monkeypatch.setattr(wire.Channel, "send_some", spy)
+    return written
+
+
+@step(**IN_GROUP)
+def first() -> int:
+    return 1
+
+
+@step(**IN_GROUP)
+def second(first: int) -> int:
+    return first + 1
+
+
+@step(**IN_GROUP)
+async def third(second: int) -> int:
+    return second + 1
+
+
+async def test_what_an_outside_failure_rules_out_is_not_sent(messages: Messages) -> None:
+    @step
+    def fails() -> None:
+        raise ValueError("outside")
+
+    @step(**IN_GROUP)
+    def below() -> None: ...
+
+    pipeline = Pipeline("p", failure_policy="collect_all").add_step(fails).add_step(first)
+    pipeline.add_step(below, after=["fails"])
+    result = await pipeline.run()
+    assert result.step_results["first"].status is NodeState.SUCCEEDED
+    assert result.step_results["below"].status is NodeState.UPSTREAM_FAILED
+    assert messages == [["first"]]
