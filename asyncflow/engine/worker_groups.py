@@ -130,7 +130,7 @@ class WorkerGroups:
                 break
             ready.append(following)
             _promise(following, kept)
-        sent = attempt.lane.send_ahead(ready, attempt.worker) if ready else 0
+        sent = attempt.lane.send_ahead(ready, attempt.worker)
         for following in ready[:sent]:
             run.ahead[following.node] = following
 

@@ -146,7 +146,11 @@ class Lane(ABC):
 
     def send_ahead(self, calls: list[Any], worker: Any) -> int:
         """Send calls to a worker that is kept for their group, before it is their turn: the
-        worker goes on with them by itself. Gives how many of them, from the first, were sent."""
+        worker goes on with them by itself. Gives how many of them, from the first, were sent.
+
+        Called right behind the start of a call of that group, also with no calls: what goes to
+        the worker then is one message.
+        """
         return 0
 
     def drop_ahead(self, worker: Any) -> None:

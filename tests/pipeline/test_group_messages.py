@@ -59,6 +59,41 @@ async def third(second: int) -> int:
     return second + 1
 
 
+async def test_a_plain_group_is_one_message(messages: Messages) -> None:
+    result = await Pipeline("p", steps=[first, second, third]).run()
+    assert result["third"] == 3
+    assert messages == [["first", "second", "third"]]
+
+
+async def test_only_what_a_thread_still_writes_to_memory_holds_a_part_back(
+    messages: Messages,
+) -> None:
+    @step(outputs=["large", "huge"])
+    def make() -> tuple[bytes, bytes]:
+        return bytes(1 << 19), bytes(5 << 20)
+
+    @step(**IN_GROUP)
+    def take_large(large: bytes) -> int:
+        return len(large)
+
+    @step(**IN_GROUP)
+    def take_huge(huge: bytes, take_large: int) -> int:
+        return len(huge) + take_large
+
+    @step(**IN_GROUP)
+    def take_both(large: bytes, huge: bytes, take_huge: int) -> bool:
+        return len(large) + len(huge) == take_huge
+
+    result = await Pipeline("p", steps=[make, take_large, take_huge, take_both]).run()
+    assert result["take_both"] is True
+    assert [name for message in messages for name in message] == [
+        "take_large",
+        "take_huge",
+        "take_both",
+    ]
+    assert messages[0] == ["take_large"]
+
+
 async def test_what_an_outside_failure_rules_out_is_not_sent(messages: Messages) -> None:
     @step
     def fails() -> None:

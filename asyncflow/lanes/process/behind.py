@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from asyncflow.environment import Environment
@@ -187,8 +188,8 @@ class PipeChannel(wire.Channel):
         self._noise = None
         return [wire.Hello(0), *(self.take_in(rest) if rest else [])]
 
-    def send_some(self, data: bytes | memoryview, descriptor: int | None) -> int:
-        assert descriptor is None, "no descriptor gets through a pipe"
+    def send_some(self, data: bytes | memoryview, descriptors: Sequence[int]) -> int:
+        assert not descriptors, "no descriptor gets through a pipe"
         if self._writing is None:
             raise BrokenPipeError("nothing more can be sent")
         return os.write(self._writing, data)

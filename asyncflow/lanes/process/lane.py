@@ -139,13 +139,15 @@ class ProcessLane(Lane):
         is_first = not worker.calls
         worker.calls[number] = call
         if_not_written(descriptor, partial(self._not_written, worker, number))
-        if is_first:
+        if worker.reserved:
+            worker.work.send_soon(frame, descriptor)  # together with what send_ahead() brings
+        elif is_first:
             worker.work.send(frame, descriptor)
-            if worker.started:
-                self._begins(call)
         else:
             worker.work.send_soon(frame, descriptor)
             self._queues.look_soon()
+        if is_first and worker.started:
+            self._begins(call)
 
     def _not_written(self, worker: WorkerHandle, number: int, error: BaseException) -> None:
         """Report a call whose arguments found no room in memory."""

@@ -7,16 +7,21 @@ import os
 from collections import deque
 from typing import Any
 
-from asyncflow.lanes.process.wire import Channel, framed
+from asyncflow.lanes.process.wire import MOST_DESCRIPTORS, Channel, framed
 
 __all__ = ["Rights", "Sender"]
 
 # The descriptor that goes with a frame, or one that is still being written to.
 Rights = int | asyncio.Future[Any] | None
+# What is longer gains nothing by going with others, and would be copied for it.
+_MOST_BYTES = 1 << 18
+_NOTHING = memoryview(b"")
 
 
 class Sender:
     """Sends frames on a channel whose socket does not block.
+
+    Frames that wait are sent together, with the descriptors that belong to them.
 
     Args:
         loop: the running event loop.
@@ -26,11 +31,13 @@ class Sender:
     def __init__(self, loop: asyncio.AbstractEventLoop, channel: Channel) -> None:
         self._loop = loop
         self._channel = channel
-        # Bytes still to be sent, with the descriptor that goes with the first of them.
-        self._waiting: deque[tuple[memoryview, Rights]] = deque()
+        # Frames still to be sent, each with the descriptor that goes with it.
+        self._waiting: deque[tuple[bytes, Rights]] = deque()
+        # What is left of the message that is being sent, and the descriptors that go with it.
+        self._message = _NOTHING
+        self._descriptors: list[int] = []
+        self._is_due = False
         self._watches = False
-        # Small frames that are sent together.
-        self._soon: list[bytes] = []
         self._closed = False
 
     def send(self, frame: Any, descriptor: Rights = None) -> None:
@@ -38,37 +45,27 @@ class Sender:
 
         A descriptor that is still being written to holds back what comes behind it.
         """
+        self._add(frame, descriptor)
         self.flush()
-        self.send_bytes(framed(frame), descriptor)
 
     def send_soon(self, frame: Any, descriptor: Rights = None) -> None:
-        """Send a frame with others of this turn of the loop, if it is small."""
-        if descriptor is not None or self._waiting:
-            self.send(frame, descriptor)
-            return
-        if not self._soon:
+        """Send a frame with others of this turn of the loop, at its end or by :meth:`flush`."""
+        self._add(frame, descriptor)
+        if not self._is_due:
+            self._is_due = True
             self._loop.call_soon(self.flush)
-        self._soon.append(framed(frame))
 
-    def flush(self) -> None:
-        """Send now what was to be sent soon."""
-        if self._soon:
-            data = b"".join(self._soon)
-            self._soon.clear()
-            self.send_bytes(data)
-
-    def send_bytes(self, data: bytes, descriptor: Rights = None) -> None:
-        """Send frames that are bytes already."""
+    def _add(self, frame: Any, descriptor: Rights) -> None:
         if self._closed:
             _drop(descriptor)
             return
-        self._waiting.append((memoryview(data), descriptor))
+        self._waiting.append((framed(frame), descriptor))
         if isinstance(descriptor, asyncio.Future):
-            descriptor.add_done_callback(lambda _: self._go_on())
-        if len(self._waiting) == 1:
-            self._go_on()
+            descriptor.add_done_callback(lambda _: self.flush())
 
-    def _go_on(self) -> None:
+    def flush(self) -> None:
+        """Send now what was to be sent soon."""
+        self._is_due = False
         if self._closed:
             return
         is_full = self._send_some()
@@ -76,38 +73,58 @@ class Sender:
             self._watches = is_full
             number = self._channel.write_fileno()
             if is_full:
-                self._loop.add_writer(number, self._go_on)
+                self._loop.add_writer(number, self.flush)
             else:
                 self._loop.remove_writer(number)
 
     def _send_some(self) -> bool:
         """Send what goes now; whether there was no room for more."""
-        while self._waiting:
-            data, rights = self._waiting[0]
-            if isinstance(rights, asyncio.Future):
-                if not rights.done():
-                    return False  # who writes what belongs to it will tell
-                if rights.cancelled() or rights.exception() is not None:
-                    self._waiting.popleft()  # and whoever asked for it has been told
-                    continue
-                rights = rights.result()
-                self._waiting[0] = data, rights
+        while self._message or self._gather():
             try:
-                sent = self._channel.send_some(data, rights)
+                sent = self._channel.send_some(self._message, self._descriptors)
             except BlockingIOError:
                 return True
             except OSError:
                 # The other end is gone: whoever reads from it learns of that.
                 self._drop_all()
                 return False
-            _drop(rights)
-            if sent < len(data):
-                self._waiting[0] = data[sent:], None
-            else:
-                self._waiting.popleft()
+            self._drop_descriptors()
+            # An empty slice would keep alive what it is cut from.
+            self._message = self._message[sent:] if sent < len(self._message) else _NOTHING
         return False
 
+    def _gather(self) -> bool:
+        """Make one message of what waits, as far as it can go together; false if nothing can."""
+        frames: list[bytes] = []
+        room = _MOST_BYTES
+        while self._waiting and len(self._descriptors) < MOST_DESCRIPTORS:
+            frame, rights = self._waiting[0]
+            if frames and len(frame) > room:
+                break
+            if isinstance(rights, asyncio.Future):
+                if not rights.done():
+                    break  # who writes what belongs to it will tell
+                if rights.cancelled() or rights.exception() is not None:
+                    self._waiting.popleft()  # and whoever asked for it has been told
+                    continue
+                rights = rights.result()
+            self._waiting.popleft()
+            frames.append(frame)
+            room -= len(frame)
+            if rights is not None:
+                self._descriptors.append(rights)
+        if frames:
+            self._message = memoryview(frames[0] if len(frames) == 1 else b"".join(frames))
+        return bool(frames)
+
+    def _drop_descriptors(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = []
+
     def _drop_all(self) -> None:
+        self._message = _NOTHING
+        self._drop_descriptors()
         while self._waiting:
             _drop(self._waiting.popleft()[1])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from asyncflow.lanes.process import payload, wire
@@ -39,7 +40,7 @@ class _Outgoing(wire.Channel):
         frame = self.calls.get()
         return None if frame is None else [frame]
 
-    def send_some(self, data: bytes | memoryview, descriptor: int | None) -> int:
+    def send_some(self, data: bytes | memoryview, descriptors: Sequence[int]) -> int:
         view = memoryview(data)
         while view:
             view = view[os.write(self._writing, view) :]

@@ -1,7 +1,8 @@
 """The frames between a host and a worker, and the channel that carries them.
 
 Both sides are of one version and one machine. A frame is a msgspec record in msgpack behind
-eight bytes of length; a file descriptor that belongs to it travels with its first bytes.
+eight bytes of length. Several may go as one message; the file descriptors that belong to them
+travel with its first bytes, in their order.
 
 Each worker has two channels. On *work* come the calls, read between two of them by the thread
 that makes them; back go their outcomes. On *control* comes what cannot wait for the end of a
@@ -17,6 +18,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +27,7 @@ import msgspec
 from asyncflow.lanes.flow import Flow
 
 __all__ = [
+    "MOST_DESCRIPTORS",
     "WORD",
     "Answer",
     "Ask",
@@ -52,7 +55,8 @@ __all__ = [
 
 _LENGTH = struct.Struct("<Q")
 _READ_BYTES = 1 << 16
-_MOST_DESCRIPTORS = 64
+# So many go with one message; the other end makes room for no more.
+MOST_DESCRIPTORS = 64
 # Where a step that closes or reuses low descriptors does not come by.
 _OUT_OF_THE_WAY = 200
 
@@ -272,7 +276,7 @@ class Channel:
         """
         try:
             data, ancillary, _, _ = self.socket.recvmsg(
-                _READ_BYTES, socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
+                _READ_BYTES, socket.CMSG_SPACE(4 * MOST_DESCRIPTORS)
             )
         except ConnectionError:
             return None
@@ -327,7 +331,7 @@ class Channel:
         """
         data = framed(frame)
         with self._lock:
-            sent = self.send_some(data, descriptor)
+            sent = self.send_some(data, () if descriptor is None else (descriptor,))
             if descriptor is not None:
                 os.close(descriptor)
             if sent < len(data):
@@ -348,11 +352,12 @@ class Channel:
         with suppress(OSError):  # it may have gone already
             self.socket.shutdown(socket.SHUT_WR)
 
-    def send_some(self, data: bytes | memoryview, descriptor: int | None) -> int:
-        """Send the beginning of a frame, and its descriptor with it; how many bytes went."""
-        if descriptor is None:
+    def send_some(self, data: bytes | memoryview, descriptors: Sequence[int]) -> int:
+        """Send the beginning of some frames, and their descriptors with it; how many bytes
+        went."""
+        if not descriptors:
             return self.socket.send(data)
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
         return self.socket.sendmsg([data], [rights])
 
     def close(self) -> None:
