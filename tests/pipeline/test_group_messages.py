@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from asyncflow import NodeState, Pipeline, step
+from asyncflow import NodeState, Pipeline, Retry, step
 from asyncflow.lanes.process import wire
 
 IN_GROUP: Any = {"lane": "process", "execution_group": "g"}
@@ -92,6 +94,28 @@ async def test_only_what_a_thread_still_writes_to_memory_holds_a_part_back(
         "take_both",
     ]
     assert messages[0] == ["take_large"]
+
+
+async def test_a_member_that_is_tried_again_takes_those_behind_it_along(
+    messages: Messages, tmp_path: Path
+) -> None:
+    @step(retry=Retry(retries=2, wait_initial=0.01), **IN_GROUP)
+    def flaky(first: int, tries: str) -> int:
+        with open(tries, "a", encoding="utf-8") as file:
+            file.write("x")
+        if os.path.getsize(tries) < 3:
+            raise OSError("not yet")
+        return first
+
+    @step(**IN_GROUP)
+    def last(flaky: int) -> int:
+        return flaky + 1
+
+    pipeline = Pipeline("p", steps=[first, flaky, last])
+    result = await pipeline.run(inputs={"tries": str(tmp_path / "tries")})
+    assert result["last"] == 2
+    assert result.step_results["flaky"].attempts == 3
+    assert messages == [["first", "flaky", "last"], ["flaky", "last"], ["flaky", "last"]]
 
 
 async def test_what_an_outside_failure_rules_out_is_not_sent(messages: Messages) -> None:

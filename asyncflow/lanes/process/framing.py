@@ -53,7 +53,7 @@ class Framer:
     def renew_chain(self, worker: WorkerHandle) -> None:
         """What a worker is sent from now on is not what it was told to leave out."""
         self._chains += 1
-        worker.chain = self._chains
+        worker.chain, worker.chain_begins = self._chains, self._last_number + 1
 
     def letter(self, call: Call, worker: WorkerHandle) -> Letter:
         """The frame for a call.

@@ -235,8 +235,8 @@ class ProcessLane(Lane):
             call.error = error
             return
         if type(frame) is wire.Failed:
-            if worker.chain:
-                self._framer.renew_chain(worker)
+            if worker.chain and frame.number >= worker.chain_begins:
+                self._broke(worker, frame.number)
             call.error = rebuild(value, worker.name)
         elif call.flow is None:
             call.value = value
@@ -244,6 +244,11 @@ class ProcessLane(Lane):
             worker.kept.update(filter(None, call.flow.keep))
             worker.kept.difference_update(call.flow.drop)
             call.value = call.take_parts(value, worker)
+
+    def _broke(self, worker: WorkerHandle, failed: int) -> None:
+        """A call of a chain has failed: the worker leaves out those behind it by itself."""
+        self._framer.renew_chain(worker)
+        worker.ahead = {n: call for n, call in worker.ahead.items() if n <= failed}
 
     def _is_worn(self, worker: WorkerHandle, frame: wire.Outcome) -> bool:
         """Whether a worker should be replaced."""

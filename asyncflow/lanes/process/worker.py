@@ -99,7 +99,7 @@ class Worker:
         """Whether a call is still wanted; from then on it counts as begun."""
         number = frame.number
         with self._lock:
-            if (frame.chain == self._broken_chain) if frame.chain else self._is_dirty:
+            if (frame.chain <= self._broken_chain) if frame.chain else self._is_dirty:
                 wanted = False
             elif number in self._unwanted:
                 self._unwanted.discard(number)
@@ -109,6 +109,10 @@ class Worker:
         if not wanted:
             self.tell(wire.Recalled([number]))
         return wanted
+
+    def _break(self, chain: int) -> None:
+        """Do not begin what is left of a chain, nor of one before it; later ones are higher."""
+        self._broken_chain = max(self._broken_chain, chain)
 
     def _learn(self, new: wire.New) -> None:
         is_first = not self._functions
@@ -131,8 +135,8 @@ class Worker:
         with self._lock:
             self._current = 0
             self._cancelled.discard(number)
-            if failed and frame.chain:
-                self._broken_chain = frame.chain
+            if failed:
+                self._break(frame.chain)
         self._is_dirty = self._hygiene.changed()
         marks = self._streams.mark()
         kind = wire.Failed if failed else wire.Done
@@ -265,8 +269,7 @@ class Worker:
         if isinstance(frame, wire.Cancel):
             with self._lock:
                 self._cancelled.add(frame.number)
-                if frame.chain:
-                    self._broken_chain = frame.chain
+                self._break(frame.chain)
                 if self._task is not None and self._current == frame.number:
                     assert self._loop is not None
                     self._loop.call_soon_threadsafe(self._task.cancel)

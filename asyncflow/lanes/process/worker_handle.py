@@ -44,7 +44,8 @@ class WorkerHandle:
         reserved: whether it is kept for a group.
         killed: whether the host ended it.
         worn: whether it should be replaced once it is free.
-        chain: stands for the group that it is kept for; another one after each failure.
+        chain: stands for the group that it is kept for; a higher one after each failure, which
+            begins with the call of the number ``chain_begins``.
         has_slot: whether calls may be sent on behind the one that it is making.
         seen_at: the call that it was making when last looked at.
         kept: the numbers of the values that it keeps.
@@ -71,7 +72,7 @@ class WorkerHandle:
         self.reserved = self.killed = self.retiring = self.lost = self.started = False
         self.is_gone = self.worn = self.has_slot = False
         self.seen_at = 0
-        self.chain = 0
+        self.chain = self.chain_begins = 0
         self.kept: set[int] = set()
         self.units = 0
         self._loop, self._told, self._died = loop, told, died
