@@ -15,9 +15,9 @@ from asyncflow.lanes.process.framing import Framer, if_not_written
 from asyncflow.lanes.process.guardian import Guardian
 from asyncflow.lanes.process.host_logging import handle_record
 from asyncflow.lanes.process.nests import Nests
-from asyncflow.lanes.process.payload import discard, unpack
+from asyncflow.lanes.process.outcomes import take_times, take_value
+from asyncflow.lanes.process.payload import discard
 from asyncflow.lanes.process.queues import QueueWatch
-from asyncflow.lanes.process.raised import rebuild
 from asyncflow.lanes.process.refusals import never_up, no_worker
 from asyncflow.lanes.process.worker_handle import WorkerHandle
 from asyncflow.lanes.worker_kind import PLAIN, WorkerKind
@@ -220,30 +220,10 @@ class ProcessLane(Lane):
         call.done(call)
 
     def _take_outcome(self, call: Call, worker: WorkerHandle, frame: wire.Outcome) -> None:
-        now = self._clock()
-        call.ends()
-        call.finished = min(frame.finished, now)
-        call.started = min(frame.started, call.finished)
-        if worker.takes_no_files:  # it may be on a machine with another clock
-            call.started, call.finished = now - (frame.finished - frame.started), now
-        if frame.peak_bytes:
-            call.take_peak(frame.peak_bytes)
-        try:
-            value = unpack(frame.value, worker.next_descriptor)
-        except BaseException as error:  # noqa: BLE001 - unpickling calls the user's code
-            error.add_note(f"it was raised while the result of step {call.name!r} was unpickled")
-            call.error = error
-            return
-        if type(frame) is wire.Failed:
-            if worker.chain and frame.number >= worker.chain_begins:
-                self._broke(worker, frame.number)
-            call.error = rebuild(value, worker.name)
-        elif call.flow is None:
-            call.value = value
-        else:
-            worker.kept.update(filter(None, call.flow.keep))
-            worker.kept.difference_update(call.flow.drop)
-            call.value = call.take_parts(value, worker)
+        take_times(call, worker, frame, self._clock())
+        take_value(call, worker, frame)
+        if type(frame) is wire.Failed and worker.chain and frame.number >= worker.chain_begins:
+            self._broke(worker, frame.number)
 
     def _broke(self, worker: WorkerHandle, failed: int) -> None:
         """A call of a chain has failed: the worker leaves out those behind it by itself."""
