@@ -183,14 +183,18 @@ def worker_kind(attempt: Attempt) -> WorkerKind:
     return WorkerKind(granted.gpu_ids, math.ceil(granted.cpus), environment)
 
 
-def make_context(attempt: Attempt) -> StepContext:
-    """The :class:`StepContext` of an attempt."""
+def make_context(attempt: Attempt, holder: Attempt | None = None) -> StepContext:
+    """The :class:`StepContext` of an attempt.
+
+    Args:
+        holder: the attempt that holds what this one will, where its turn has not come.
+    """
     run = attempt.run
     return StepContext(
         run_id=run.run_id,
         node=attempt.name,
         attempt=attempt.number,
-        lease=granted_lease(attempt),
+        lease=granted_lease(holder or attempt),
         logger=_LOGGER.getChild(f"{run.graph.name}.{attempt.name}"),
         control=attempt,
     )

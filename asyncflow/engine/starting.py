@@ -332,15 +332,20 @@ class Starting:
             return False
         return run.graph.nodes[attempt.node].step.lane is None
 
-    def frame(self, attempt: Attempt, values: Sequence[Any] | None = None) -> Frame:
-        """What the arguments of an attempt are drawn from."""
+    def frame(
+        self,
+        attempt: Attempt,
+        values: Sequence[Any] | None = None,
+        holder: Attempt | None = None,
+    ) -> Frame:
+        """What the arguments of an attempt are drawn from, see :func:`make_context`."""
         run, node = attempt.run, attempt.node
         return Frame(
             run.values if values is None else values,
             run.graph.slots[node],
             run.graph.nodes[node].params or {},
             run.outside,
-            partial(make_context, attempt),
+            partial(make_context, attempt, holder),
             partial(make_failure, run),
         )
 

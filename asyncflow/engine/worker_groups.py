@@ -18,7 +18,7 @@ from asyncflow import events
 from asyncflow.engine.attempt import Attempt, hand_over
 from asyncflow.engine.outcome import let_go
 from asyncflow.engine.record import STAYED, RunRecord
-from asyncflow.graph.binding import FromAsset, FromAssets, FromContext, FromFailure
+from asyncflow.graph.binding import FromAsset, FromAssets
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.node import MISSING
 from asyncflow.lanes.flow import GIVE, GIVE_IF_POSSIBLE, STAY, Flow, RemoteValue, Stayed
@@ -117,8 +117,7 @@ class WorkerGroups:
     def send_ahead(self, attempt: Attempt) -> None:
         """Send the members behind one that has begun as well: the worker goes on by itself.
 
-        Not beyond a member of which the host has to decide whether it runs, or which talks to
-        it while it runs.
+        Not beyond a member of which the host has to decide whether it runs.
         """
         run = attempt.run
         kept = _kept_by(attempt)
@@ -146,7 +145,7 @@ class WorkerGroups:
         following.position, following.worker, following.sent = place, attempt.worker, True
         self.plan(following, kept)
         step = run.graph.nodes[node].step
-        frame = self._scheduler.starting.frame(following, values)
+        frame = self._scheduler.starting.frame(following, values, attempt)
         following.args, following.kwargs = run.graph.templates[node].bind(frame)
         following.is_coroutine = step.is_coroutine
         return following
@@ -155,7 +154,7 @@ class WorkerGroups:
         """The attempt at a member that was sent ahead, if the worker still has it."""
         following = attempt.run.ahead.pop(node, None)
         worker = attempt.worker
-        if following is None or worker is None or following not in worker.ahead.values():
+        if following is None or worker is None or not worker.number_ahead(following):
             return None
         return None if worker.is_gone and not following.over else following
 
@@ -292,9 +291,6 @@ def _may_go_ahead(run: RunRecord, node: int, values: Sequence[Any]) -> bool:
     if run.resumed or run.states[node] != WAITING or run.attempts_of(node):
         return False
     if node in graph.conditions or step.cache is not False or step.limits:
-        return False
-    sources = graph.templates[node].sources
-    if any(isinstance(source, FromContext | FromFailure) for source in sources):
         return False
     # Those before it that have not ended will have succeeded by then, or it does not run.
     return graph.verdict(node, run.states_ahead(), values) == WAITING

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from asyncflow import NodeState, Pipeline, Retry, step
+from asyncflow import NodeState, Pipeline, Retry, StepContext, step
+from asyncflow.events import Event, NodeProgress, NodeStarted
 from asyncflow.lanes.process import wire
 
 IN_GROUP: Any = {"lane": "process", "execution_group": "g"}
@@ -65,6 +68,23 @@ async def test_a_plain_group_is_one_message(messages: Messages) -> None:
     result = await Pipeline("p", steps=[first, second, third]).run()
     assert result["third"] == 3
     assert messages == [["first", "second", "third"]]
+
+
+async def test_members_that_take_a_context_go_with_the_others(messages: Messages) -> None:
+    @step(**IN_GROUP)
+    def begin(context: StepContext) -> tuple[str, int, float]:
+        return context.node, context.attempt, context.lease.cpus
+
+    @step(resources={"memory": "1Mi"}, **IN_GROUP)
+    def go_on(begin: Any, context: StepContext) -> tuple[str, int, float, int]:
+        lease = context.lease
+        return context.idempotency_key, context.attempt, lease.cpus, lease.memory_bytes
+
+    pipeline = Pipeline("p", steps=[begin, go_on, first], outputs=["begin", "go_on"])
+    result = await pipeline.run(run_id="r")
+    assert result["begin"] == ("begin", 1, 1.0)
+    assert result["go_on"] == ("r/go_on", 1, 1.0, 1 << 20)
+    assert messages == [["begin", "go_on", "first"]]
 
 
 async def test_only_what_a_thread_still_writes_to_memory_holds_a_part_back(
@@ -132,3 +152,133 @@ async def test_what_an_outside_failure_rules_out_is_not_sent(messages: Messages)
     assert result.step_results["first"].status is NodeState.SUCCEEDED
     assert result.step_results["below"].status is NodeState.UPSTREAM_FAILED
     assert messages == [["first"]]
+
+
+# -- a worker that is ahead of its host ------------------------------------------------------
+
+
+def touch(path: str) -> None:
+    open(path, "w").close()
+
+
+@pytest.fixture
+def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One read brings all that workers have sent, as it does on most systems."""
+    receive = wire.Channel.receive
+
+    def receive_all(channel: wire.Channel) -> list[Any] | None:
+        frames = more = receive(channel)
+        while more:
+            try:
+                more = receive(channel)
+            except BlockingIOError:
+                break
+            frames = [*(frames or ()), *(more or ())]
+        return frames
+
+    monkeypatch.setattr(wire.Channel, "receive", receive_all)
+
+
+def hold_up_until(mark: Path) -> None:
+    """Have the event loop do nothing at all until there is a mark."""
+    while not mark.exists():
+        time.sleep(0.01)
+
+
+@step
+async def stand_by(over: asyncio.Event) -> None:
+    """While something else runs, what follows from an end comes in a later turn of the loop."""
+    await over.wait()
+
+
+async def events_of_a_host_that_is_behind(pipeline: Pipeline, mark: Path) -> list[Event]:
+    """The events of a group whose host does nothing from its first step on until there is a mark,
+    and then learns of everything at once."""
+    events: list[Event] = []
+    over = asyncio.Event()
+    pipeline.add_step(stand_by)
+    async with pipeline.start(inputs={"mark": str(mark)}, services={"over": over}) as run:
+        async for event in run.events():
+            if event.kind == "NodeStarted":
+                hold_up_until(mark)
+            elif event.kind == "NodeFinished":
+                over.set()
+            if event.node != "stand_by":
+                events.append(event)
+        (await run.result()).raise_for_failure()
+    return events
+
+
+@step(**IN_GROUP)
+def talk(first: int, mark: str, context: StepContext) -> int:
+    context.report(1, 2)
+    context.report(2, 2)
+    print("talking", flush=True)
+    return first
+
+
+@step(**IN_GROUP)
+def leave_a_mark(talk: int, mark: str) -> int:
+    touch(mark)
+    return talk
+
+
+@pytest.mark.usefixtures("all_at_once")
+async def test_what_a_member_tells_ahead_of_its_host_is_told_when_its_turn_has_come(
+    tmp_path: Path,
+) -> None:
+    pipeline = Pipeline("p", steps=[first, talk, leave_a_mark])
+    events = await events_of_a_host_that_is_behind(pipeline, tmp_path / "mark")
+    story = [(event.kind, event.node) for event in events if event.kind.startswith("Node")]
+    assert story == [
+        ("NodeStarted", "first"),
+        ("NodeFinished", "first"),
+        ("NodeStarted", "talk"),
+        ("NodeOutput", "talk"),
+        ("NodeProgress", "talk"),
+        ("NodeFinished", "talk"),
+        ("NodeStarted", "leave_a_mark"),
+        ("NodeFinished", "leave_a_mark"),
+    ]
+    (told,) = [event for event in events if isinstance(event, NodeProgress)]
+    assert (told.done, told.total) == (2, 2)
+
+
+@step
+async def double(number: int) -> int:
+    return 2 * number
+
+
+@step(**IN_GROUP)
+async def ask(first: int, mark: str, context: StepContext) -> int:
+    asked: asyncio.Future[int] = asyncio.ensure_future(context.call(double, first))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    touch(mark)  # the question is on its way
+    return await asked
+
+
+@pytest.mark.usefixtures("all_at_once")
+async def test_what_a_member_asks_for_ahead_of_its_host_is_done_when_its_turn_has_come(
+    tmp_path: Path,
+) -> None:
+    pipeline = Pipeline("p", steps=[first, ask])
+    events = await events_of_a_host_that_is_behind(pipeline, tmp_path / "mark")
+    nodes = [event.node for event in events if isinstance(event, NodeStarted)]
+    assert nodes == ["first", "ask", "ask/double"]
+
+
+@pytest.mark.usefixtures("all_at_once")
+async def test_a_member_that_waits_for_its_nest_ahead_of_its_host_goes_with_its_run(
+    tmp_path: Path,
+) -> None:
+    mark = tmp_path / "mark"
+    async with Pipeline("p", steps=[first, ask]).start(inputs={"mark": str(mark)}) as run:
+        async for event in run.events():
+            if event.kind == "NodeStarted":
+                break
+        hold_up_until(mark)
+        await run.cancel()
+        result = await run.result()
+    assert result.step_results["ask"].status is NodeState.CANCELLED
+    assert "ask/double" not in result.step_results

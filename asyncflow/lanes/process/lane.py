@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from asyncflow.lanes.lane import Call, Lane, LaneStatistics
 from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.deaths import Death, worker_died
+from asyncflow.lanes.process.early import Early
 from asyncflow.lanes.process.framing import Framer, if_not_written
 from asyncflow.lanes.process.guardian import Guardian
 from asyncflow.lanes.process.host_logging import handle_record
@@ -154,7 +155,8 @@ class ProcessLane(Lane):
         worker.known.clear()  # what was to go with it
         call = worker.calls.pop(number, None)
         if number in worker.ahead:
-            worker.ahead[number].error, worker.ahead[number].over = error, True
+            early = worker.ahead[number].call
+            early.error, early.over = error, True
         elif call is not None:
             self._free(worker)
             self._refuse(call, error)
@@ -180,6 +182,8 @@ class ProcessLane(Lane):
             call = worker.calls.get(frame.number)
             if call is not None:
                 call.report(frame.done, frame.total, frame.message)
+            elif frame.number in worker.ahead:
+                worker.ahead[frame.number].reported = frame
         elif kind is wire.Output:
             worker.feed_output(frame.stream, frame.data)
         elif kind is wire.LogLine:
@@ -207,7 +211,9 @@ class ProcessLane(Lane):
         if call is None:
             discard(frame.value, worker.next_descriptor)
             return
-        self._take_outcome(call, worker, frame)
+        take_times(call, worker, frame, self._clock())
+        take_value(call, worker, frame)
+        self._look_at_chain(worker, frame)
         if worker.calls:
             self._begins(next(iter(worker.calls.values())))
         if worker.lost:
@@ -219,16 +225,11 @@ class ProcessLane(Lane):
             self._free(worker)
         call.done(call)
 
-    def _take_outcome(self, call: Call, worker: WorkerHandle, frame: wire.Outcome) -> None:
-        take_times(call, worker, frame, self._clock())
-        take_value(call, worker, frame)
+    def _look_at_chain(self, worker: WorkerHandle, frame: wire.Outcome) -> None:
+        """If a call of a chain has failed, its worker leaves out those behind it by itself."""
         if type(frame) is wire.Failed and worker.chain and frame.number >= worker.chain_begins:
-            self._broke(worker, frame.number)
-
-    def _broke(self, worker: WorkerHandle, failed: int) -> None:
-        """A call of a chain has failed: the worker leaves out those behind it by itself."""
-        self._framer.renew_chain(worker)
-        worker.ahead = {n: call for n, call in worker.ahead.items() if n <= failed}
+            self._framer.renew_chain(worker)
+            worker.ahead = {n: early for n, early in worker.ahead.items() if n <= frame.number}
 
     def _is_worn(self, worker: WorkerHandle, frame: wire.Outcome) -> bool:
         """Whether a worker should be replaced."""
@@ -282,7 +283,7 @@ class ProcessLane(Lane):
             except Exception:  # noqa: BLE001 - it is told when it is this call's turn
                 break
             call.handle = worker
-            worker.ahead[number] = call
+            worker.ahead[number] = Early(call)
             if_not_written(descriptor, partial(self._not_written, worker, number))
             worker.work.send_soon(frame, descriptor)
             sent += 1
@@ -291,35 +292,41 @@ class ProcessLane(Lane):
 
     def _catch_up(self, call: Call, worker: WorkerHandle) -> bool:
         """It is the turn of a call that was sent ahead; false if it was not."""
-        number = next((number for number, other in worker.ahead.items() if other is call), 0)
+        number = worker.number_ahead(call)
         if not number:
             return False
-        del worker.ahead[number]
-        if call.over:
-            call.done(call)
-        else:
+        early = worker.ahead.pop(number)
+        if not call.over:
             worker.calls[number] = call
             self._begins(call)
+        early.tell()
+        self._nests.caught_up(worker, early)
+        if call.over:
+            if early.ended is not None:
+                take_times(call, worker, *early.ended)
+            call.done(call)
         return True
 
     def _ended_ahead(self, worker: WorkerHandle, frame: wire.Outcome) -> None:
         """A call has ended before the engine came to it; nobody may want it any more."""
         worker.units += 1
         worker.worn = worker.worn or self._is_worn(worker, frame)
-        call = worker.ahead[frame.number]
-        self._take_outcome(call, worker, frame)
-        call.over = True
+        early = worker.ahead[frame.number]
+        early.ended = frame, self._clock()
+        take_value(early.call, worker, frame)
+        early.call.over = True
+        self._look_at_chain(worker, frame)
         worker.resume_output()
         if not worker.reserved:
             del worker.ahead[frame.number]
             self._free(worker)
 
     def drop_ahead(self, worker: WorkerHandle) -> None:
-        over = [number for number, call in worker.ahead.items() if call.over]
-        for number in over:
-            del worker.ahead[number]
-        for number in worker.ahead:
+        worker.ahead = {n: early for n, early in worker.ahead.items() if not early.call.over}
+        for number, early in worker.ahead.items():
+            early.call.cancel_requested = True
             worker.control.send(wire.Cancel(number, worker.chain))
+            self._nests.dropped(worker, early)
         if worker.ahead:
             self._framer.renew_chain(worker)
             self._loop.call_later(_DROP_SECONDS, worker.kill_if_busy, set(worker.ahead))
@@ -349,7 +356,7 @@ class ProcessLane(Lane):
         calls, worker.calls = worker.calls, {}
         blamed = worker.last_number
         if blamed in worker.ahead:
-            self._fail_dead(worker.ahead[blamed], worker, death)
+            self._fail_dead(worker.ahead[blamed].call, worker, death)
         if blamed not in calls and calls and not worker.started and self._is_hopeless(worker):
             blamed = next(iter(calls))
         for number, call in calls.items():
@@ -385,7 +392,7 @@ class ProcessLane(Lane):
         call.finished = self._clock()
         call.started = call.started or call.finished
         worker: WorkerHandle | None = call.handle
-        if worker is not None and call in worker.ahead.values():
+        if worker is not None and worker.number_ahead(call):
             call.over = True
         else:
             call.done(call)

@@ -7,12 +7,15 @@ import contextvars
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
+from asyncflow.errors import StepCancelled
 from asyncflow.lanes.process import wire
 from asyncflow.lanes.process.payload import discard, pack, unpack
 from asyncflow.lanes.process.raised import flatten
 from asyncflow.pickling.sending import dumps
 
 if TYPE_CHECKING:
+    from asyncflow.lanes.lane import Call
+    from asyncflow.lanes.process.early import Early
     from asyncflow.lanes.process.worker_handle import WorkerHandle
 
 __all__ = ["Nests"]
@@ -31,23 +34,50 @@ class Nests:
 
     def asked(self, worker: WorkerHandle, frame: wire.Ask) -> None:
         """A call wants something; it may have ended meanwhile, as threads of it go on."""
-        call = worker.calls.get(frame.number)
-        if call is None:
+        call, early = worker.calls.get(frame.number), worker.ahead.get(frame.number)
+        if call is None and early is None:
             discard(frame.args, worker.next_descriptor)
-            error = RuntimeError("the step that asks for this has ended")
-            self._answer(worker, frame.ticket, flatten(error, dumps), failed=True)
+            self._refuse(worker, frame.ticket, _ended())
             return
         try:
             args = unpack(frame.args, worker.next_descriptor)
         except BaseException as error:  # noqa: BLE001 - unpickling calls the user's code
-            self._answer(worker, frame.ticket, flatten(error, dumps), failed=True)
+            self._refuse(worker, frame.ticket, error)
             return
-        wanted: Any = call
-        doing = wanted.call_nested(*args) if frame.what == "call" else wanted.run_nested(*args)
+        if call is not None:
+            self._begin(worker, frame.ticket, call, (frame.what, args))
+        elif early is not None and early.is_dropped:
+            self._refuse(worker, frame.ticket, _stopped(early.call))
+        elif early is not None:
+            early.asked[frame.ticket] = frame.what, args
+
+    def caught_up(self, worker: WorkerHandle, early: Early) -> None:
+        """The turn of a call has come that has asked for something before."""
+        for ticket, wanted in early.asked.items():
+            if early.call.over:
+                self._refuse(worker, ticket, _ended())
+            else:
+                self._begin(worker, ticket, early.call, wanted)
+
+    def dropped(self, worker: WorkerHandle, early: Early) -> None:
+        """The turn of a call will not come; it waits no longer for what it has asked for."""
+        for ticket in early.asked:
+            self._refuse(worker, ticket, _stopped(early.call))
+        early.asked.clear()
+
+    def _begin(
+        self, worker: WorkerHandle, ticket: int, call: Call, wanted: tuple[str, Any]
+    ) -> None:
+        what, args = wanted
+        attempt: Any = call
+        doing = attempt.call_nested(*args) if what == "call" else attempt.run_nested(*args)
         # In the context of its own run, not in that of whatever frame was read before.
         context = getattr(call, "context", None) or contextvars.copy_context()
-        task = self._loop.create_task(self._do(worker, frame.ticket, doing), context=context.copy())
-        self._tasks[worker, frame.ticket] = task
+        task = self._loop.create_task(self._do(worker, ticket, doing), context=context.copy())
+        self._tasks[worker, ticket] = task
+
+    def _refuse(self, worker: WorkerHandle, ticket: int, error: BaseException) -> None:
+        self._answer(worker, ticket, flatten(error, dumps), failed=True)
 
     async def _do(self, worker: WorkerHandle, ticket: int, doing: Awaitable[Any]) -> None:
         try:
@@ -71,6 +101,8 @@ class Nests:
 
     def withdrawn(self, worker: WorkerHandle, ticket: int) -> None:
         """A call does not want it any more."""
+        for early in worker.ahead.values():
+            early.asked.pop(ticket, None)
         task = self._tasks.get((worker, ticket))
         if task is not None:
             task.cancel()
@@ -80,3 +112,11 @@ class Nests:
         for (asker, _), task in list(self._tasks.items()):
             if asker is worker:
                 task.cancel()
+
+
+def _ended() -> RuntimeError:
+    return RuntimeError("the step that asks for this has ended")
+
+
+def _stopped(call: Call) -> StepCancelled:
+    return StepCancelled(f"step {call.name!r} was told to stop", step=call.name)

@@ -18,6 +18,7 @@ from asyncflow.lanes.worker_kind import WorkerKind
 if TYPE_CHECKING:
     from asyncflow.lanes.lane import Call
     from asyncflow.lanes.process.deaths import Death
+    from asyncflow.lanes.process.early import Early
 
 __all__ = ["WorkerHandle"]
 
@@ -39,7 +40,7 @@ class WorkerHandle:
 
     Attributes:
         calls: what it has been given and has not reported, in order, by number.
-        ahead: what it has been given before its turn, and goes on with by itself.
+        ahead: what it has been given before its turn, and goes on with by itself; by number.
         known: the functions that it has.
         reserved: whether it is kept for a group.
         killed: whether the host ended it.
@@ -67,7 +68,7 @@ class WorkerHandle:
         self.name = name
         self.kind = kind
         self.calls: dict[int, Call] = {}
-        self.ahead: dict[int, Call] = {}
+        self.ahead: dict[int, Early] = {}
         self.known: set[int] = set()
         self.reserved = self.killed = self.retiring = self.lost = self.started = False
         self.is_gone = self.worn = self.has_slot = False
@@ -111,7 +112,8 @@ class WorkerHandle:
     def current(self) -> int:
         """The number of the call that it is making, 0 for none."""
         if self._word is None:
-            return next(iter(self.calls), 0)  # it makes them in their order
+            # It makes them in their order.
+            return next(iter(self.calls), 0) or next(iter(self._ahead_and_not_over()), 0)
         number: int = wire.WORD.unpack_from(self._word, 0)[0]
         return number
 
@@ -121,6 +123,13 @@ class WorkerHandle:
         return not (
             self.calls or self.ahead or self.reserved or self.retiring or self.is_gone or self.lost
         )
+
+    def _ahead_and_not_over(self) -> dict[int, Early]:
+        return {number: early for number, early in self.ahead.items() if not early.call.over}
+
+    def number_ahead(self, call: Call) -> int:
+        """The number of a call whose turn has not come; 0 if it is none of those."""
+        return next((number for number, early in self.ahead.items() if early.call is call), 0)
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -138,11 +147,10 @@ class WorkerHandle:
             self._loop.remove_reader(output.descriptor)
 
     def _take_output(self, stream: str, lines: tuple[str, ...]) -> None:
-        call = next(iter(self.calls.values()), None)
-        if call is None:
-            call = next((call for call in self.ahead.values() if not call.over), None)
-        if call is not None:
-            call.take_output(stream, lines)
+        taker: Call | Early | None = next(iter(self.calls.values()), None)
+        taker = taker or next(iter(self._ahead_and_not_over().values()), None)
+        if taker is not None:
+            taker.take_output(stream, lines)
 
     def feed_output(self, stream: int, data: bytes) -> None:
         """What it has printed came in a frame."""
