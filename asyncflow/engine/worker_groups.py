@@ -123,7 +123,10 @@ class WorkerGroups:
         kept = _kept_by(attempt)
         _promise(attempt, kept)
         ready: list[Attempt] = []
-        for place in range(attempt.position + 1, len(run.graph.units.members_of(attempt.unit))):
+        members = run.graph.units.members_of(attempt.unit)
+        for place in range(attempt.position + 1, len(members)):
+            if run.is_settled(members[place]):
+                continue
             following = self._prepared(attempt, place, kept)
             if following is None:
                 break
@@ -288,7 +291,7 @@ def _promise(attempt: Attempt, kept: dict[int, RemoteValue]) -> None:
 
 def _may_go_ahead(run: RunRecord, node: int, values: Sequence[Any]) -> bool:
     graph, step = run.graph, run.graph.nodes[node].step
-    if run.resumed or run.states[node] != WAITING or run.attempts_of(node):
+    if run.states[node] != WAITING or run.attempts_of(node) or node in run.quarantined:
         return False
     if node in graph.conditions or step.cache is not False or step.limits:
         return False

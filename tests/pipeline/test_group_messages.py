@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from asyncflow import NodeState, Pipeline, Retry, StepContext, step
+from asyncflow import NodeState, Pipeline, PipelineResult, Retry, StepContext, step
 from asyncflow.events import Event, NodeProgress, NodeStarted
 from asyncflow.lanes.process import wire
 
@@ -62,6 +62,10 @@ def second(first: int) -> int:
 @step(**IN_GROUP)
 async def third(second: int) -> int:
     return second + 1
+
+
+def touch(path: str) -> None:
+    open(path, "w").close()
 
 
 async def test_a_plain_group_is_one_message(messages: Messages) -> None:
@@ -138,6 +142,40 @@ async def test_a_member_that_is_tried_again_takes_those_behind_it_along(
     assert messages == [["first", "flaky", "last"], ["flaky", "last"], ["flaky", "last"]]
 
 
+async def run_twice(pipeline: Pipeline, messages: Messages, folder: Path) -> PipelineResult:
+    """What a recorded run comes to that is resumed when there is a mark; only the messages of
+    the second life are kept."""
+    mark = str(folder / "mark")
+    recorded: Any = {"run_id": "r", "checkpoint": folder, "inputs": {"mark": mark}}
+    assert not (await pipeline.run(**recorded)).success
+    touch(mark)
+    messages.clear()
+    return await pipeline.run(**recorded)
+
+
+async def test_a_resumed_group_is_one_message_without_what_has_ended(
+    messages: Messages, tmp_path: Path
+) -> None:
+    @step(**IN_GROUP)
+    def late(first: int, mark: str) -> int:
+        if not os.path.exists(mark):
+            raise OSError("not yet")
+        return first + 1
+
+    @step(**IN_GROUP)
+    def done(first: int) -> int:
+        return first
+
+    @step(**IN_GROUP)
+    def last(late: int, done: int, context: StepContext) -> tuple[int, int]:
+        return late + done, context.attempt
+
+    pipeline = Pipeline("p", steps=[first, late, done, last], failure_policy="collect_all")
+    result = await run_twice(pipeline, messages, tmp_path)
+    assert result["last"] == (3, 1)
+    assert messages == [["late", "last"]]
+
+
 async def test_what_an_outside_failure_rules_out_is_not_sent(messages: Messages) -> None:
     @step
     def fails() -> None:
@@ -155,10 +193,6 @@ async def test_what_an_outside_failure_rules_out_is_not_sent(messages: Messages)
 
 
 # -- a worker that is ahead of its host ------------------------------------------------------
-
-
-def touch(path: str) -> None:
-    open(path, "w").close()
 
 
 @pytest.fixture
