@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 __all__ = ["run_blocking"]
@@ -18,7 +19,7 @@ def run_blocking(make: Callable[[], Coroutine[Any, Any, T]], what: str) -> T:
 
     Unlike ``asyncio.run`` this installs no signal handler, and it returns although a step
     that was abandoned refuses to end. Ctrl-C cancels the coroutine, waits for its clean-up
-    and raises KeyboardInterrupt.
+    and raises KeyboardInterrupt; a second Ctrl-C ends the wait.
 
     Raises:
         RuntimeError: an event loop is running in this thread.
@@ -38,8 +39,8 @@ def run_blocking(make: Callable[[], Coroutine[Any, Any, T]], what: str) -> T:
         return _drive(loop, loop.create_task(make()))
     finally:
         try:
-            _end_leftovers(loop)
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            if _end_leftovers(loop):
+                loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             asyncio.set_event_loop(None)
             loop.close()
@@ -51,13 +52,16 @@ def _drive(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T]) -> T:
     except KeyboardInterrupt:
         if not task.done():
             task.cancel()
-            loop.run_until_complete(asyncio.wait([task]))
+            with suppress(KeyboardInterrupt):
+                loop.run_until_complete(asyncio.wait([task]))
         raise
 
 
-def _end_leftovers(loop: asyncio.AbstractEventLoop) -> None:
+def _end_leftovers(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether nothing is left, whose generators could not be closed while it runs."""
     tasks = asyncio.all_tasks(loop)
     for task in tasks:
         task.cancel()
     if tasks:
         loop.run_until_complete(asyncio.wait(tasks, timeout=_LEFTOVER_SECONDS))
+    return all(task.done() for task in tasks)

@@ -140,6 +140,30 @@ def test_an_interrupt_waits_for_the_clean_up_and_is_raised() -> None:
     assert seen == ["cleaned up"]
 
 
+def test_a_second_interrupt_ends_the_wait_and_is_no_error_of_its_own() -> None:
+    ended: list[str] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(interrupt)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            loop.call_soon(interrupt)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("gave up")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_blocking(main, "main_sync()")
+    assert ended == ["gave up"]
+    assert caught.value.__context__ is None
+
+
 HANGS = """
 import threading
 from asyncflow import Pipeline, Runtime, step
