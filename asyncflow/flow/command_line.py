@@ -29,7 +29,7 @@ def main(project: FlowProject, arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 1 for what failed, 2 for a wrong request."""
     options = _parser(project).parse_args(arguments)
     level = logging.DEBUG if options.debug else logging.WARNING - 10 * options.verbose
-    logging.basicConfig(level=max(level, logging.DEBUG))
+    _set_up_logging(max(level, logging.DEBUG), with_failures=options.debug)
     try:
         return int(options.command(project, options) or 0)
     except (ValueError, LookupError) as error:
@@ -41,6 +41,17 @@ def main(project: FlowProject, arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is complete is not done again", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _set_up_logging(level: int, *, with_failures: bool) -> None:
+    """Log to the error stream, unless the script does it in its own way.
+
+    That a run failed is said by the command itself, in the words of the project.
+    """
+    handler = logging.StreamHandler()
+    if not with_failures:
+        handler.addFilter(lambda record: record.funcName != "log_failure")
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _refused(error: BaseException, code: int, debug: bool) -> int:
@@ -62,7 +73,9 @@ def _parser(project: FlowProject) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=f"Operations of {type(project).__name__}.")
     common = argparse.ArgumentParser(add_help=False)
     for target, kept in ((parser, None), (common, argparse.SUPPRESS)):
-        target.add_argument("-v", "--verbose", action="count", default=kept or 0)
+        target.add_argument(
+            "-v", "--verbose", action="count", default=kept or 0, help="log more; -vv logs all"
+        )
         target.add_argument(
             "--debug",
             action="store_true",
