@@ -1,11 +1,15 @@
 """Replay a recorded workflow: its graph, its durations, its cores and memory.
 
-    python examples/replay.py ../shared/workflows/montage-dss-15d.json.gz --max-cpus 32
+    python -m examples.replay examples/workflow.json --max-cpus 32
 
 Every task becomes a step that waits for the task's recorded duration times ``--time-scale``
 and hashes its parents' values. The hash over all values shows that no task was lost, run with
 wrong parents or run too early; the makespan is compared with the shortest that any schedule
 could have.
+
+``examples/workflow.json`` is a small one that shows the form: a name, and tasks with id, parents,
+seconds, cores and bytes of memory (null if nobody knows). A ``digests.json`` beside a file may
+hold the hash that is expected of it.
 """
 
 from __future__ import annotations
@@ -208,7 +212,11 @@ async def replay(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay one file and print what came of it; 0 if every value is right."""
     options = _parser().parse_args(arguments)
-    workflow = load_graph(options.file)
+    try:
+        workflow = load_graph(options.file)
+    except (OSError, msgspec.DecodeError) as error:
+        print(f"replay: {options.file} holds no workflow: {error}", file=sys.stderr)
+        return 2
     pipeline = pipeline_of(
         workflow, lane=options.lane, time_scale=options.time_scale, resources=options.resources
     )

@@ -1,7 +1,7 @@
 """Write a recorded workflow as a pipeline of modules in a YAML file, and run it.
 
-    python -m examples.workflow_to_yaml ../shared/workflows/montage-2mass-005d.json montage
-    asyncflow run montage/pipeline.yaml
+    python -m examples.workflow_to_yaml examples/workflow.json sky
+    asyncflow run sky/pipeline.yaml
 
 Every task becomes a module that depends on the modules of its parents and hashes their values.
 Run by this program, the file is executed in threads and in processes, and the hash over all

@@ -154,6 +154,21 @@ def test_the_program_fails_when_the_digest_is_another(tmp_path: Path) -> None:
     assert f"{_diamond_digest()}, but {'0' * 32} is expected" in ended.stderr
 
 
+def test_the_program_replays_the_workflow_that_comes_with_it() -> None:
+    done = _replay_program(str(ROOT / "examples" / "workflow.json"), "--time-scale", "0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("sky: 8 tasks, 13 edges, inline lane\n")
+
+
+def test_the_program_says_what_it_cannot_read(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text("[]")
+    for name, told in [("list.json", "Expected `object`"), ("none.json", "No such file")]:
+        done = _replay_program(str(tmp_path / name))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"{name} holds no workflow" in done.stderr
+        assert told in done.stderr
+
+
 def test_the_program_gives_the_digest_of_a_workflow_nobody_knows(tmp_path: Path) -> None:
     ended = _replay_program(str(_stored(tmp_path)), "--time-scale", "0")
     assert ended.returncode == 0, ended.stderr
