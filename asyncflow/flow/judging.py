@@ -27,10 +27,13 @@ class Judge:
 
     def __init__(self) -> None:
         self._answers: dict[str, _Answers] = {}
+        # Whoever asks goes through the operations of one aggregate after the other.
+        self._latest = _Answers(())
         self._of_job: dict[str, set[str]] = {}
 
     def changed(self, jobs: Iterable[Any]) -> None:
         """Forget what was answered for these jobs, alone or among others."""
+        self._latest = _Answers(())
         for job in jobs:
             for aggregate_id in self._of_job.pop(job.id, ()):
                 self._answers.pop(aggregate_id, None)
@@ -60,13 +63,18 @@ class Judge:
         return bool(operation.post) and met(operation.post, self._asking(operation.name, jobs))
 
     def _asking(self, operation: str, jobs: Aggregate) -> Ask:
+        if jobs is not self._latest.jobs:
+            self._latest = self._answers_about(jobs)
+        self._latest.operation = operation
+        return self._latest
+
+    def _answers_about(self, jobs: Aggregate) -> _Answers:
         aggregate_id = get_aggregate_id(jobs)
         answers = self._answers.get(aggregate_id)
         if answers is None:
             answers = self._answers[aggregate_id] = _Answers(jobs)
             for job in jobs:
                 self._of_job.setdefault(job.id, set()).add(aggregate_id)
-        answers.operation = operation
         return answers
 
 
@@ -77,17 +85,17 @@ class _Answers:
         operation: whose condition it is, for what is said of one that raises.
     """
 
-    __slots__ = ("_jobs", "_known", "operation")
+    __slots__ = ("_known", "jobs", "operation")
 
     def __init__(self, jobs: Aggregate) -> None:
-        self._jobs = jobs
+        self.jobs = jobs
         self._known: dict[Hashable, bool] = {}
         self.operation = ""
 
     def __call__(self, predicate: Predicate) -> bool:
         answer = self._known.get(predicate.identity)
         if answer is None:
-            answer = _ask(predicate, self.operation, self._jobs)
+            answer = _ask(predicate, self.operation, self.jobs)
             self._known[predicate.identity] = answer
         return answer
 
