@@ -120,7 +120,7 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
             group_aggregator: how jobs are put together; left out, each is by itself.
 
         Raises:
-            FlowProjectDefinitionError: the name is taken.
+            FlowProjectDefinitionError: the name is taken, or the aggregator is none.
         """
         name = cls._registry.check_free(name, "group")
         entry = GroupEntry(name, cls._registry, submit_options, run_options, group_aggregator)

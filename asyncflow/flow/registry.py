@@ -233,6 +233,7 @@ class OperationRegister:
             )
         name = registry.check_free(func.__name__ if name is None else name, "operation")
         jobs = aggregator.groupsof(1) if jobs is None else jobs
+        _check_aggregator(jobs, f"{registry.owner}: operation {name!r}")
         if with_job and not jobs.is_single:
             raise FlowProjectDefinitionError(
                 f"{registry.owner}: operation {name!r} has with_job and an aggregator; there is "
@@ -248,6 +249,14 @@ class OperationRegister:
         )
 
 
+def _check_aggregator(found: Any, whose: str) -> None:
+    if not isinstance(found, aggregator):
+        raise FlowProjectDefinitionError(
+            f"{whose}: aggregator= takes aggregator(), aggregator.groupby(…) or "
+            f"aggregator.groupsof(…), got {found!r}"
+        )
+
+
 class GroupEntry:
     """What ``Project.make_group`` gives: the decorator that puts operations into the group."""
 
@@ -259,6 +268,8 @@ class GroupEntry:
         run_options: str,
         group_aggregator: aggregator | None,
     ) -> None:
+        if group_aggregator is not None:
+            _check_aggregator(group_aggregator, f"{registry.owner}: group {name!r}")
         self.name = name
         self.submit_options = submit_options
         self.run_options = run_options

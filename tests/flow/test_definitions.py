@@ -157,6 +157,14 @@ def with_job_and_an_aggregator(Project: type[FlowProject]) -> None:
     def op(*jobs: Any) -> None: ...
 
 
+def aggregator_that_was_not_called(Project: type[FlowProject]) -> None:
+    Project.operation("op", aggregator=aggregator)(lambda *jobs: None)  # type: ignore[call-overload]
+
+
+def group_with_what_is_no_aggregator(Project: type[FlowProject]) -> None:
+    Project.make_group("ex", group_aggregator=3)  # type: ignore[arg-type]
+
+
 def generator(Project: type[FlowProject]) -> None:
     @Project.operation
     def op(job: Any) -> Any:
@@ -195,6 +203,8 @@ def repeated_label(Project: type[FlowProject]) -> None:
         (copy_from_what_is_no_operation, r"post.copy_from\(\) takes operations"),
         (condition_that_is_no_function, "a condition is a function of the jobs, got 'done'"),
         (with_job_and_an_aggregator, "no one job whose directory"),
+        (aggregator_that_was_not_called, r"aggregator= takes aggregator\(\), .* got <class"),
+        (group_with_what_is_no_aggregator, "group 'ex': aggregator= takes .* got 3"),
         (generator, "'op' is a generator"),
         (hook_below_the_operation, "hooks stand above @Project.operation"),
         (hook_that_is_no_function, "on_exit takes a function"),
