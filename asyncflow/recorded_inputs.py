@@ -44,15 +44,20 @@ def with_recorded_inputs(
 ) -> RunRequest:
     """The request with the inputs of the run that is there, where none were given.
 
+    Or none but those that were not recorded, such as a secret.
+
     Raises:
         RunConflict: others were given, or what has to be given again was not.
     """
     comparison = _Comparison(run_id, values)
     comparison.check("given", known.given, encoded.given, request.given)
-    if request.inputs or not known.inputs:
-        comparison.check("inputs", known.inputs, encoded.inputs, request.inputs)
+    given = request.inputs
+    if not known.inputs or any(known.inputs.get(name, b"") is not None for name in given):
+        comparison.check("inputs", known.inputs, encoded.inputs, given)
         return request
-    return msgspec.structs.replace(request, inputs=_read(request, run_id, known.inputs, values))
+    left_out = {name: kept for name, kept in known.inputs.items() if name not in given}
+    read = _read(request, run_id, left_out, values)
+    return msgspec.structs.replace(request, inputs={**read, **given})
 
 
 def _read(request: RunRequest, run_id: str, known: Encoded, values: Values) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def _read(request: RunRequest, run_id: str, known: Encoded, values: Values) -> d
         raise RunConflict(
             f"run {run_id!r} was given {', '.join(map(repr, missing))}, which cannot be read back "
             "(a secret is never recorded, and other values only if a codec takes them); pass "
-            "inputs= again",
+            "it again in inputs=",
             run_id=run_id,
         )
     return found

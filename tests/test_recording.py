@@ -204,6 +204,25 @@ async def test_inputs_that_were_recorded_need_not_be_given_again(host: Host) -> 
     assert (await host.run(doubling(host)))["double"] == 42
 
 
+async def test_of_inputs_only_those_that_no_record_holds_are_given_again(host: Host) -> None:
+    @step
+    async def log_in(token: Secret[str], user: str) -> str:
+        attempts.append(user)
+        if len(attempts) == 1:
+            raise ConnectionError
+        return f"{user}:{token.reveal()}"
+
+    attempts: list[str] = []
+    pipeline = Pipeline("login", steps=[log_in])
+    await host.run(pipeline, inputs={"token": Secret("c4n4ry"), "user": "ada"})
+    with pytest.raises(RunConflict, match=r"was given 'token', which .* pass it again in"):
+        await host.run(pipeline)
+    with pytest.raises(RunConflict, match="other inputs: 'token'"):
+        await host.run(pipeline, inputs={"user": "ada"})
+    result = await host.run(pipeline, inputs={"token": Secret("c4n4ry")})
+    assert (result["log_in"], attempts) == ("ada:c4n4ry", ["ada", "ada"])
+
+
 async def test_restart_forgets_what_was(host: Host) -> None:
     await host.run(doubling(host), inputs={"number": 1})
     result = await host.run(doubling(host), inputs={"number": 2}, on_existing="restart")

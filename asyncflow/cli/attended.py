@@ -19,6 +19,7 @@ from asyncflow.progress import show_progress, shown
 from asyncflow.result import PipelineResult
 from asyncflow.run import Run
 from asyncflow.runtime import FailurePolicy, Runtime
+from asyncflow.secret import Secret
 from asyncflow.states import RunState
 
 __all__ = ["Ending", "Order", "attend", "make_runtime", "tell"]
@@ -179,7 +180,8 @@ def _going_on(order: Order, run_id: str) -> str | None:
     words = ["asyncflow", "resume", run_id, order.target]
     if order.checkpoint != _USUAL_DIRECTORY:
         words += ["--directory", order.checkpoint]
-    return shlex.join(words)
+    unrecorded = [name for name, value in order.inputs.items() if isinstance(value, Secret)]
+    return " ".join([shlex.join(words), *(f"--input {name}=…" for name in unrecorded)])
 
 
 def _tracebacks(result: PipelineResult) -> list[str]:

@@ -71,6 +71,14 @@ Target = Annotated[
         show_default=False,
     ),
 ]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=VALUE",
+        help="A run input; JSON if it is JSON, else text. Repeat it for more.",
+    ),
+]
 MaxCpus = Annotated[
     str | None, typer.Option(help="CPUs to share, such as 4, 0.5 or 500m; left out, all there are.")
 ]
@@ -107,14 +115,7 @@ def _front(
 @app.command()
 def run(
     target: Target,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="NAME=VALUE",
-            help="A run input; JSON if it is JSON, else text. Repeat it for more.",
-        ),
-    ] = None,
+    inputs: Inputs = None,
     max_cpus: MaxCpus = None,
     max_gpus: MaxGpus = None,
     failure_policy: Annotated[
@@ -254,6 +255,7 @@ def resume(
     run: RunName,
     target: Target,
     directory: Directory = ".asyncflow",
+    inputs: Inputs = None,
     max_cpus: MaxCpus = None,
     max_gpus: MaxGpus = None,
     quiet: Annotated[
@@ -263,7 +265,8 @@ def resume(
 ) -> None:
     """Go on with a recorded run of a pipeline, with the inputs that were recorded.
 
-    Which code to run is never taken from the record: name the pipeline.
+    Secrets never are: give them again. Which code to run is never taken from the record:
+    name the pipeline.
     """
     with sentences(traceback):
         pipeline = load_any(
@@ -274,7 +277,7 @@ def resume(
         order = Order(
             target=target,
             pipeline=pipeline,
-            inputs={},
+            inputs=parse_inputs(pipeline, inputs or ()),
             max_cpus=max_cpus,
             max_gpus=max_gpus,
             run_id=run,

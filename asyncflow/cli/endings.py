@@ -52,6 +52,7 @@ _OPTIONS = (
         re.compile(r"pass inputs=\{'(\w+)': …\}(?: or services=\{'\w+': …\})?"),
         r"give it with --input \1=…",
     ),
+    (re.compile(r"pass it again in inputs="), "give it again with --input"),
 )
 
 

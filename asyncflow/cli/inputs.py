@@ -13,6 +13,7 @@ from typing import Any
 from asyncflow.cli.endings import CommandError
 from asyncflow.orchestrator.orchestrator import PipelineOrchestrator
 from asyncflow.pipeline.pipeline import Pipeline
+from asyncflow.secret import Secret
 
 __all__ = ["parse_inputs"]
 
@@ -26,8 +27,8 @@ def parse_inputs(pipeline: Pipeline | PipelineOrchestrator, given: Iterable[str]
     """The values of ``name=value`` arguments, converted to what the pipeline wants.
 
     The type is the declared one, or that of the parameter a step takes it by. Text stays
-    text for ``str``; ``int``, ``float``, ``bool`` and ``Path`` are converted; otherwise the
-    value is JSON if it is JSON, else text.
+    text for ``str``; ``int``, ``float``, ``bool`` and ``Path`` are converted; for ``Secret`` it
+    becomes one, which is never recorded; otherwise the value is JSON if it is JSON, else text.
 
     Raises:
         CommandError: an argument has no ``=``, comes twice, or does not convert; or the
@@ -56,7 +57,7 @@ def _type_of(pipeline: Pipeline, name: str) -> Any:
     for node in pipeline.steps:
         if name in node.step.parameter_names:
             wanted = _without_none(_annotation(node.step.func, name))
-            if wanted in _CONVERSIONS:
+            if _is_secret(wanted) or wanted in _CONVERSIONS:
                 return wanted
     return object
 
@@ -78,7 +79,21 @@ def _without_none(wanted: Any) -> Any:
     return kinds[0] if len(kinds) == 1 else wanted
 
 
+def _is_secret(wanted: Any) -> bool:
+    return wanted is Secret or typing.get_origin(wanted) is Secret
+
+
+def _secret(name: str, text: str, wanted: Any) -> Secret[Any]:
+    inside = next(iter(typing.get_args(wanted)), str)
+    try:
+        return Secret(_converted(name, text, inside))
+    except CommandError:
+        raise CommandError(f"--input {name}=…: the secret is no {inside.__name__}") from None
+
+
 def _converted(name: str, text: str, wanted: Any) -> Any:
+    if _is_secret(wanted):
+        return _secret(name, text, wanted)
     convert = _CONVERSIONS.get(wanted, _from_json) if _is_hashable(wanted) else _from_json
     try:
         return convert(text)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncflow import Pipeline, step
+from asyncflow import Pipeline, Secret, step
 from asyncflow.cli.endings import CommandError
 from asyncflow.cli.inputs import parse_inputs
 
@@ -59,6 +59,20 @@ def test_a_value_is_read_as_its_type_wants(text: str, wanted: Any, value: Any) -
     found = parsed(text, wanted)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "wanted, inside", [(Secret, "12"), (Secret[str] | None, "12"), (Secret[int], 12)]
+)
+def test_a_secret_is_made_of_what_the_pipeline_wants_as_one(wanted: Any, inside: Any) -> None:
+    found = parsed("12", wanted)
+    assert found == Secret(inside)
+    assert type(found.reveal()) is type(inside)
+
+
+def test_a_secret_that_is_no_number_is_not_shown() -> None:
+    with pytest.raises(CommandError, match=r"^--input value=…: the secret is no int$"):
+        parsed("hunter2", Secret[int])
 
 
 @given(st.text())

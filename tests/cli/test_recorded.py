@@ -104,6 +104,29 @@ def test_a_recorded_run_that_failed_says_how_to_go_on_with_it(commands: Commands
     assert "go on with it" not in commands.here("run", "counting.py:pipeline").output
 
 
+def test_a_secret_of_the_command_line_is_not_recorded_and_given_again(commands: Commands) -> None:
+    commands.write(
+        "login.py",
+        "from asyncflow import Pipeline, Secret, step\n"
+        "@step\n"
+        "async def login(token: Secret[str], user: str) -> None:\n"
+        "    raise ValueError(f'{token} is too short for {user}')\n"
+        "pipeline = Pipeline('login', steps=[login])\n",
+    )
+    failed = commands.here(
+        "run", "login.py", "--input", "token=hunter2", "--input", "user=ada", "--run-id", "r",
+        "--checkpoint", ".asyncflow",
+    )  # fmt: skip
+    assert "ValueError: *** is too short for ada" in failed.output
+    assert failed.output.endswith("go on with it: asyncflow resume r login.py --input token=…\n")
+    journal = commands.folder / ".asyncflow" / "runs" / "r" / "journal"
+    assert b"hunter2" not in journal.read_bytes()
+    bare = commands.here("resume", "r", "login.py")
+    assert (bare.exit_code, "give it again with --input" in bare.output) == (2, True)
+    again = commands.here("resume", "r", "login.py", "--input", "token=hunter2")
+    assert (again.exit_code, "attempt 2: ValueError: *** is too" in again.output) == (1, True)
+
+
 def test_a_finished_run_is_begun_anew_with_restart(recorded: Commands) -> None:
     recorded.write("go", "")
     again = ["run", "counting.py:pipeline", "--run-id", "nightly", "--checkpoint", ".asyncflow"]
