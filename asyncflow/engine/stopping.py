@@ -154,6 +154,8 @@ class Stopping:
         self._drop_all_parked(run)
         if run.convoys:
             self._scheduler.convoys.recall(run)
+        if run.ahead:
+            self._scheduler.groups.drop_all_ahead(run)
         self.end_if_over(run)
 
     def _startable_units(self, run: RunRecord) -> set[int]:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerGroups"]
 
+# So many members of a group are one message at most: it is made in one go, in a few milliseconds.
+_MOST_TOGETHER = 128
+
 
 class _Use(NamedTuple):
     """Who takes an asset that a member makes: the place of the last member that does (-1 for
@@ -124,7 +127,8 @@ class WorkerGroups:
         _promise(attempt, kept)
         ready: list[Attempt] = []
         members = run.graph.units.members_of(attempt.unit)
-        for place in range(attempt.position + 1, len(members)):
+        end = min(attempt.position + _MOST_TOGETHER, len(members))
+        for place in range(attempt.position + 1, end):
             if run.is_settled(members[place]):
                 continue
             following = self._prepared(attempt, place, kept)
@@ -170,6 +174,12 @@ class WorkerGroups:
             run.ahead.pop(node, None)
         if attempt.worker is not None and not attempt.worker.is_gone:
             self._scheduler.lanes["process"].drop_ahead(attempt.worker)
+
+    def drop_all_ahead(self, run: RunRecord) -> None:
+        """A run begins nothing more: of its groups, only the members that it knows to run go on."""
+        for attempt in run.in_flight.values():
+            if self.has(run, attempt.unit):
+                self.drop_ahead(attempt)
 
     # -- deaths ----------------------------------------------------------------------------
 

@@ -91,6 +91,15 @@ async def test_members_that_take_a_context_go_with_the_others(messages: Messages
     assert messages == [["begin", "go_on", "first"]]
 
 
+async def test_a_long_group_goes_piece_by_piece(messages: Messages) -> None:
+    pipeline = Pipeline("p")
+    member = step(lambda: None, name="member", **IN_GROUP)
+    for number in range(300):
+        pipeline.add_step(member, name=f"m{number}")
+    (await pipeline.run()).raise_for_failure()
+    assert [len(message) for message in messages] == [128, 128, 44]
+
+
 async def test_only_what_a_thread_still_writes_to_memory_holds_a_part_back(
     messages: Messages,
 ) -> None:
@@ -174,6 +183,33 @@ async def test_a_resumed_group_is_one_message_without_what_has_ended(
     result = await run_twice(pipeline, messages, tmp_path)
     assert result["last"] == (3, 1)
     assert messages == [["late", "last"]]
+
+
+async def test_a_run_that_drains_takes_back_what_was_sent(
+    messages: Messages, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+
+    @step(**IN_GROUP)
+    def wait(go: str) -> int:
+        while not os.path.exists(go):
+            time.sleep(0.01)
+        return 1
+
+    @step(**IN_GROUP)
+    def behind(wait: int) -> int:
+        return wait
+
+    async with Pipeline("p", steps=[wait, behind]).start(inputs={"go": str(go)}) as run:
+        async for event in run.events():
+            if event.kind == "NodeStarted":
+                break
+        run.drain_nowait()
+        assert messages == [["wait", "behind"], ["Cancel"]]
+        touch(str(go))
+        result = await run.result()
+    assert result.step_results["wait"].status is NodeState.SUCCEEDED
+    assert result.step_results["behind"].status is NodeState.CANCELLED
 
 
 async def test_what_an_outside_failure_rules_out_is_not_sent(messages: Messages) -> None:
