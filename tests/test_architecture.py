@@ -6,12 +6,13 @@ import ast
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.programs import output_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "asyncflow"
@@ -233,20 +234,8 @@ def test_the_core_neither_waits_nor_looks_outside(module: str) -> None:
 
 
 def test_importing_asyncflow_loads_nothing_heavy() -> None:
-    loaded = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import sys, asyncflow; print(*[m for m in {HEAVY_IMPORTS!r} if m in sys.modules])",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert loaded.returncode == 0, loaded.stderr
-    assert loaded.stdout.split() == []
+    program = f"import sys, asyncflow; print(*[m for m in {HEAVY_IMPORTS!r} if m in sys.modules])"
+    assert output_of(program) == ""
 
 
 @every_module

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import subprocess
-import sys
 import threading
 import time
 
@@ -13,6 +11,7 @@ import pytest
 
 from asyncflow import Pipeline, RunTimeout, step
 from asyncflow.blocking import run_blocking
+from tests.programs import output_of
 
 VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
 
@@ -183,10 +182,7 @@ print(run_blocking(main, "main_sync()").step_results["hang"].status)
 
 
 def test_a_thread_that_never_ends_does_not_keep_the_program_from_exiting() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, "abandoned"), done.stderr
+    assert output_of(HANGS) == "abandoned"
 
 
 def test_two_threads_may_block_at_once() -> None:

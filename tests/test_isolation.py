@@ -6,13 +6,11 @@ import asyncio
 import contextvars
 import logging
 import pickle
-import subprocess
 import sys
 import threading
 import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -28,8 +26,8 @@ from asyncflow import (
     StepFailed,
     step,
 )
+from tests.programs import output_of
 
-ROOT = Path(__file__).resolve().parents[1]
 SIBLINGS = 5
 FOLLOWERS = 10
 LONG_MESSAGE_CHARACTERS = 10_000_000
@@ -584,21 +582,8 @@ print("quiet")
 """
 
 
-def run_script(source: str) -> str:
-    ended = subprocess.run(
-        [sys.executable, "-c", source],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout.strip()
-
-
 def test_a_run_takes_no_signal_no_socket_and_no_thread_before_it_needs_one() -> None:
-    assert run_script(QUIET) == "quiet"
+    assert output_of(QUIET) == "quiet"
 
 
 FORGOTTEN = """
@@ -619,4 +604,4 @@ asyncio.run(main())
 
 
 def test_a_thread_that_never_ends_does_not_keep_the_program_from_ending() -> None:
-    assert run_script(FORGOTTEN) == "abandoned"
+    assert output_of(FORGOTTEN) == "abandoned"

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from asyncflow import Pipeline, step
+from tests.programs import run_program
 from tests.recording import Host
-
-ROOT = Path(__file__).resolve().parents[1]
 
 # Runs that are resumed with forged values, under a hook that ends the process when anything is run.
 PROGRAM = textwrap.dedent(
@@ -93,15 +92,7 @@ PAYLOADS = [
 
 
 def resume_forged(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder / "kept"), *PAYLOADS],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_program(PROGRAM, str(folder / "kept"), *PAYLOADS, cwd=folder, **environment)
 
 
 def test_nothing_in_a_record_runs(tmp_path: Path) -> None:

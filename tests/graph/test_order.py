@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import graphlib
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,8 +11,7 @@ from hypothesis import strategies as st
 from asyncflow.graph.node import Node
 from asyncflow.graph.order import find_cycles
 from tests.graph.building import build, graphs, names, node, problems_of
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.programs import outputs_of_hash_seeds
 
 
 def smallest_order(parents: list[tuple[int, ...]]) -> list[int]:
@@ -90,19 +85,8 @@ print(names(graph, graph.order), [graph.unit_name(unit) for unit in range(len(gr
 
 
 def test_the_order_does_not_depend_on_how_python_hashes() -> None:
-    seen = [
-        subprocess.run(
-            [sys.executable, "-c", ORDER_OF_A_FIXED_GRAPH],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert seen[0] == seen[1] != ""
+    (order,) = outputs_of_hash_seeds(ORDER_OF_A_FIXED_GRAPH)
+    assert order
 
 
 # -- size ----------------------------------------------------------------------------

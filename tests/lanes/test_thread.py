@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from asyncflow.lanes.lane import Call, Lane
 from asyncflow.lanes.thread import ThreadLane
 from tests.lanes.conformance import Held, LaneConformance, Reports, held_call, make_call
+from tests.programs import run_program
 
 pytestmark = pytest.mark.both_loops
 
-ROOT = Path(__file__).resolve().parents[2]
 MOST_THREADS = 3
 PATIENCE_SECONDS = 30.0
 
@@ -243,12 +240,5 @@ print("left")
 
 
 def test_a_stuck_thread_does_not_keep_the_interpreter_from_exiting() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", STUCK],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    ended = run_program(STUCK)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "left\n", "")

@@ -15,9 +15,8 @@ import pytest
 from asyncflow.errors import RunLocked
 from asyncflow.orchestrator import PipelineOrchestrator
 from tests.orchestrator.projects import Project
+from tests.programs import ROOT, run_program
 from tests.test_seed_orchestrator import GPU, with_worker_type
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # Every module says that it ran, in a file that no crash takes back.
 MODULES = """
@@ -277,15 +276,7 @@ def test_a_run_that_can_not_be_recorded_any_more_raises(project: Project) -> Non
             - {name: large, script: "m.py:large", depends_on: [small]}
         """,
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", FULL_DISK],
-        cwd=project.folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    ended = run_program(FULL_DISK, cwd=project.folder)
     assert ended.stdout == "StorageError True 1\n", ended.stderr
 
 

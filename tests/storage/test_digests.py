@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +11,9 @@ from hypothesis import given
 from asyncflow.errors import NotRecordable
 from asyncflow.storage.codecs import Codecs
 from asyncflow.storage.digests import digest_of, hashed
+from tests.programs import outputs_of_hash_seeds
 from tests.storage.values import BUILTIN_VALUES, builtin_values, same
 
-ROOT = Path(__file__).resolve().parents[2]
 CODECS = Codecs()
 
 
@@ -113,16 +110,6 @@ def test_a_digest_is_the_same_in_every_process() -> None:
         "from asyncflow.storage.digests import digest_of\n"
         "print(digest_of({'a': {1, 'x', (2, 'y'), frozenset({'p', 'q'})}}).hex())"
     )
-    printed = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            env={"PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        ).stdout.strip()
-        for seed in ("1", "2")
+    assert outputs_of_hash_seeds(program) == {
+        digest_of({"a": {1, "x", (2, "y"), frozenset({"p", "q"})}}).hex()
     }
-    assert printed == {digest_of({"a": {1, "x", (2, "y"), frozenset({"p", "q"})}}).hex()}

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import pickle
 import struct
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,9 +18,9 @@ from hypothesis import strategies as st
 from asyncflow.errors import NotReadable
 from asyncflow.storage.codecs import Codecs
 from asyncflow.storage.wire import BUFFERS, PLAIN, TREE, Tag
+from tests.programs import ROOT, output_of
 from tests.storage.values import BUILTIN_VALUES, builtin_values
 
-ROOT = Path(__file__).resolve().parents[2]
 CODECS = Codecs()
 pack = msgspec.msgpack.encode
 
@@ -184,16 +181,7 @@ def reading(data: bytes) -> None:
 
 
 def test_reading_imports_executes_and_unpickles_nothing() -> None:
-    watched = subprocess.run(
-        [sys.executable, "-c", WATCHED_PROGRAM],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert watched.returncode == 0, watched.stderr
-    assert watched.stdout.strip() == "[]"
+    assert output_of(WATCHED_PROGRAM) == "[]"
 
 
 def test_no_code_of_the_storage_imports_by_a_name_that_is_data() -> None:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,8 +19,8 @@ from asyncflow.errors import NotReadable, NotRecordable
 from asyncflow.storage.codecs import Codecs
 from asyncflow.storage.digests import digest_of
 from asyncflow.storage.libraries import LIBRARIES, library_codec
+from tests.programs import output_of
 
-ROOT = Path(__file__).resolve().parents[2]
 CODECS = Codecs()
 
 
@@ -380,10 +377,7 @@ def test_looking_for_a_codec_imports_no_library() -> None:
         "except TypeError: pass\n"
         "print([m for m in ('numpy', 'pandas', 'polars', 'pyarrow') if m in sys.modules])"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert ended.stdout.strip() == "[]"
+    assert output_of(program) == "[]"
 
 
 def test_a_library_that_is_not_installed_is_named_when_its_values_are_read(

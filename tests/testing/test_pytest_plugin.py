@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.programs import output_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = "asyncflow.testing.pytest_plugin"
@@ -62,12 +62,4 @@ def test_the_plugin_costs_a_session_nothing_but_the_package_itself() -> None:
         f"import {PLUGIN}\n"
         "print(*sorted(m for m in set(sys.modules) - before if 'asyncflow' not in m))"
     )
-    loaded = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert loaded.stdout.split() == []
+    assert output_of(program) == ""

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -34,8 +31,8 @@ from asyncflow import (
 )
 from asyncflow.events import AnyEvent, NodeFinished, NodeProgress, NodeRetrying, NodeStarted
 from asyncflow.testing import Gate, VirtualRuntime
+from tests.programs import outputs_of_hash_seeds
 
-ROOT = Path(__file__).resolve().parents[2]
 DAY_SECONDS = 86_400.0
 
 
@@ -394,19 +391,7 @@ def test_the_log_does_not_depend_on_the_process() -> None:
         "from tests.testing.test_virtual_runtime import busy_log\n"
         "print(hashlib.sha256(busy_log(7)).hexdigest())"
     )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        ).stdout
-        for hash_seed in ("1", "2")
-    }
-    assert len(found) == 1
+    assert len(outputs_of_hash_seeds(program)) == 1
 
 
 def test_ready_steps_start_in_an_order_of_the_seed() -> None:
