@@ -177,6 +177,8 @@ def _is_noticed(folder: Path) -> bool:
         "pytest",
         "-q",
         "-x",
+        "-n",
+        "0",  # several processes that are stopped by a failure end with another status
         "--timeout",
         "20",
         "-p",

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import signac
+from anyio.to_thread import run_sync as run_in_thread
 
 from asyncflow.blocking import run_blocking
 from asyncflow.flow.agenda import Order
@@ -248,9 +249,10 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
             timeout_seconds=seconds_of(timeout),
             keep_going=keep_going,
         )
-        selection = self.selection(jobs, names)
+        # Jobs are listed and looked at by the project's own code: not on the event loop.
+        selection = await run_in_thread(self.selection, jobs, names)
         if pretend:
-            self._pretend(selection, settings)
+            await run_in_thread(self._pretend, selection, settings)
             return None
         return await self._run(Session(selection, settings), progress, runtime)
 

@@ -26,6 +26,9 @@ __all__ = ["Session"]
 
 _AT_ONCE = 1000  # coroutine operations
 _JUDGED_AT_ONCE = 200
+# Of what takes time on the event loop, so much without letting others have a turn.
+_STARTED_AT_ONCE = 50
+_ADDED_AT_ONCE = 1000
 
 
 class Session:
@@ -68,23 +71,30 @@ class Session:
         Raises:
             UserOperationError, UserConditionError: the first failure, once all others ended.
         """
-        for group, aggregate_id, jobs in self._selection:
-            self._agenda.add(group, aggregate_id, jobs, self._on_loop[group.name])
+        await self._fill_agenda()
         try:
             while not self._is_to_stop():
                 # What may start does so first: conditions are asked while it runs.
-                self._start_some(context)
-                await self._judge_some()
-                self._start_some(context)
-                if self._under_way:
-                    await self._wait_for_end()
+                more = self._start_some(context)
+                more = await self._judge_some() or more
+                if more:
+                    await asyncio.sleep(0)
+                elif self._under_way:
+                    await self._something_ended.wait()
                 elif self._agenda.idle and not self._agenda.look_once_more():
                     break
+                self._take_note_of_ends()
         finally:
             await self._cancel_all()
         if self.failures:
             raise self._failure()
         return self.executed
+
+    async def _fill_agenda(self) -> None:
+        for count, (group, aggregate_id, jobs) in enumerate(self._selection, start=1):
+            self._agenda.add(group, aggregate_id, jobs, self._on_loop[group.name])
+            if not count % _ADDED_AT_ONCE:
+                await asyncio.sleep(0)
 
     def _is_to_stop(self) -> bool:
         return bool(self.failures) and not self._settings.keep_going
@@ -99,10 +109,11 @@ class Session:
 
     # -- conditions ----------------------------------------------------------------------
 
-    async def _judge_some(self) -> None:
+    async def _judge_some(self) -> bool:
+        """Ask the conditions of some entries; false if there were none to ask about."""
         entries = self._agenda.to_judge(_JUDGED_AT_ONCE)
         if not entries:
-            return
+            return False
         if all(_asks_nothing(entry.group) for entry in entries):
             verdicts = [True] * len(entries)
         else:
@@ -112,6 +123,7 @@ class Session:
             verdicts = await anyio.to_thread.run_sync(self._verdicts, entries)
         for entry, eligible in zip(entries, verdicts, strict=True):
             self._agenda.judged(entry, eligible)
+        return True
 
     def _verdicts(self, entries: Iterable[Entry]) -> list[bool]:
         ignore = self._settings.ignore
@@ -125,12 +137,20 @@ class Session:
 
     # -- execution -----------------------------------------------------------------------
 
-    def _start_some(self, context: StepContext) -> None:
-        while len(self._under_way) < _AT_ONCE and (entry := self._agenda.take(True)):
-            self._start(context, [entry])
+    def _start_some(self, context: StepContext) -> bool:
+        """Start what may start; returns whether there may be more of it."""
+        more = self._start_on_loop(context)
         while self._workers_busy < self._places and (batch := self._take_batch()):
             self._workers_busy += 1
             self._start(context, batch)
+        return more
+
+    def _start_on_loop(self, context: StepContext) -> bool:
+        for _ in range(_STARTED_AT_ONCE):
+            if len(self._under_way) >= _AT_ONCE or not (entry := self._agenda.take(True)):
+                return False
+            self._start(context, [entry])
+        return True
 
     def _take_batch(self) -> list[Entry]:
         """What goes to a worker at once: one entry, or several of those that take no time."""
@@ -156,16 +176,13 @@ class Session:
         self._over.append(task)
         self._something_ended.set()
 
-    async def _wait_for_end(self) -> None:
-        await self._something_ended.wait()
+    def _take_note_of_ends(self) -> None:
         self._something_ended.clear()
         while self._over:
             task = self._over.popleft()
             if not self._under_way.pop(task):
                 self._workers_busy -= 1
             task.result()
-        if self._is_to_stop():
-            await self._cancel_all()
 
     async def _cancel_all(self) -> None:
         for task in self._under_way:

@@ -103,14 +103,14 @@ async def test_no_job_waits_for_another(Project: type[FlowProject], data_space: 
 async def test_coroutine_operations_run_side_by_side(
     Project: type[FlowProject], data_space: MakeSpace
 ) -> None:
-    barrier = asyncio.Barrier(5)
+    barrier = asyncio.Barrier(500)
 
     @Project.operation
     async def meet(job: Any) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await barrier.wait()
 
-    assert await Project(data_space(5)).run()
+    assert await Project(data_space(500)).run()
 
 
 @pytest.mark.parametrize("np, most", [(None, 1), (2, 2)])
