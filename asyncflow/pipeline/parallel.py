@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import math
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from asyncflow.engine.attempt import Attempt, granted_lease
 from asyncflow.lanes.lane import CURRENT
@@ -41,6 +42,7 @@ def parallel_map(
 
     Raises:
         ValueError: ``max_workers`` is below 1, or there is no such backend.
+        TypeError: ``fn`` is a coroutine function, whose coroutines nobody would await.
         RuntimeError: called on the event loop, which it would hold.
         Exception: the first error of a call, after the others have been stopped: items
             that were not begun are not; those in progress are waited for in threads, and
@@ -54,6 +56,7 @@ def parallel_map(
         raise ValueError(f"parallel_map has no backend {backend!r}; use 'thread' or 'process'")
     workers = _default_workers(backend) if max_workers is None else max_workers
     at_least_one("max_workers", workers)
+    _refuse_coroutines(fn)
     _refuse_running_loop()
     if backend == "thread":
         return _Map(fn, items).run(workers)
@@ -61,6 +64,14 @@ def parallel_map(
     from asyncflow.pipeline.process_map import map_in_processes
 
     return map_in_processes(fn, items, workers)
+
+
+def _refuse_coroutines(fn: Any) -> None:
+    if inspect.iscoroutinefunction(getattr(fn, "func", fn)):
+        raise TypeError(
+            f"parallel_map calls plain functions, and {fn!r} is a coroutine function; use "
+            "context.map(…) in a step, or stream_map(…)"
+        )
 
 
 def _default_workers(backend: str) -> int:

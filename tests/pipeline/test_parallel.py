@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -97,6 +98,15 @@ def test_whatever_a_call_raises_is_raised(kind: type[BaseException]) -> None:
 
     with pytest.raises(kind):
         parallel_map(call, [1])
+
+
+def test_a_coroutine_function_is_refused() -> None:
+    async def later(number: int) -> int:
+        return number
+
+    for function in (later, step(later), partial(later)):
+        with pytest.raises(TypeError, match=r"is a coroutine function; use context\.map"):
+            parallel_map(function, [1])
 
 
 def test_calls_see_the_caller_s_context_variables() -> None:
