@@ -132,6 +132,10 @@ class Worker:
         started = time.monotonic()
         parcel, failed = self._outcome(frame)
         finished = time.monotonic()
+        try:
+            descriptor = parcel.write()
+        except OSError as error:
+            parcel, descriptor, failed = self._failure(_no_room(parcel, error)), None, True
         with self._lock:
             self._current = 0
             self._cancelled.discard(number)
@@ -144,18 +148,8 @@ class Worker:
         if finished - started > _LOOK_AT_MEMORY_SECONDS:
             outcome.resident_bytes = self._memory.resident_bytes()
             outcome.peak_bytes = self._memory.peak_bytes()
-        self.tell(outcome, self._written(parcel, outcome))
+        self.tell(outcome, descriptor)
         wire.WORD.pack_into(self._word, 0, 0)
-
-    def _written(self, parcel: Parcel, outcome: wire.Outcome) -> int | None:
-        try:
-            return parcel.write()
-        except OSError as error:
-            raised = MemoryError(
-                f"a result of {parcel.large_bytes:,} bytes found no room in memory ({error})"
-            )
-            outcome.value = self._failure(raised).packet
-            return None
 
     def _outcome(self, frame: wire.Run) -> tuple[Parcel, bool]:
         """What a call gives, ready to be sent, and whether that is an exception."""
@@ -373,6 +367,12 @@ def _without_own_frames(error: BaseException) -> Any:
     while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
         traceback = traceback.tb_next
     return traceback
+
+
+def _no_room(parcel: Parcel, error: OSError) -> MemoryError:
+    return MemoryError(
+        f"a result of {parcel.large_bytes:,} bytes found no room in memory ({error})"
+    )
 
 
 def _cancelled_error() -> BaseException:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from asyncflow.lanes.process import wire
-from asyncflow.lanes.process.payload import pack
+from asyncflow.lanes.process.payload import Parcel, pack, unpack
+from asyncflow.lanes.process.raised import rebuild
 from asyncflow.lanes.process.worker import Worker
 
 INT = 1
@@ -82,3 +83,16 @@ def test_a_later_chain_that_is_broken_makes_no_earlier_one_whole_again() -> None
     worker = worker_of(work, control)
     worker.serve()
     assert told(work) == ["Failed 1", "Recalled", "Done 3"]
+
+
+def test_a_result_that_finds_no_room_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_full(parcel: Parcel) -> int | None:
+        raise OSError("no space left")
+
+    work = Script([run(1, "1", 1), run(2, "2", 1)])
+    monkeypatch.setattr(Parcel, "write", is_full)
+    worker_of(work, Script()).serve()
+    assert told(work) == ["Failed 1", "Recalled"]
+    error = rebuild(unpack(work.sent[0].value, work.next_descriptor), "here")
+    assert isinstance(error, MemoryError)
+    assert "found no room in memory (no space left)" in str(error)
