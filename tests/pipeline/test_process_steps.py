@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
 import os
@@ -42,6 +43,32 @@ async def test_a_value_goes_to_a_process_and_comes_back() -> None:
     found = result.step_results["double"]
     assert (found.lane, found.worker, found.attempts) == ("process", "process-1", 1)
     assert found.duration_seconds > 0
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from asyncflow import step",
+        "from asyncflow import *",
+        "import asyncflow; step = asyncflow.step",
+        "from asyncflow.step import Step; from asyncflow import step",
+    ],
+)
+async def test_a_worker_finds_the_decorator_however_a_module_imports_it(
+    imports: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "user_steps.py").write_text(
+        f"{imports}\n"
+        "@step(lane='process')\n"
+        "def triple(number: int) -> int:\n"
+        "    return 3 * number\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "user_steps", raising=False)
+    triple = importlib.import_module("user_steps").triple
+    result = await Pipeline("p", steps=[triple]).run(inputs={"number": 5})
+    result.raise_for_failure()
+    assert result["triple"] == 15
 
 
 async def test_closures_lambdas_and_local_classes_go_by_value() -> None:

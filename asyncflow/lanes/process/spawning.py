@@ -16,16 +16,24 @@ __all__ = ["Spawned", "interpreter_flags", "log_levels", "spawn"]
 
 # The front of the package loads all of it, which takes longer than most first calls. In a worker
 # it is loaded when something first asks for one of its names; "from asyncflow import events" asks
-# for a module, which is found without it. (The module step has the name of the decorator.)
+# for a module, which is found without it. The module step has the name of the decorator, whose
+# place it must not take: it may be imported before the front is loaded, and is not looked up there.
 _BOOT = """
 import sys
 sys.path[:] = {path!r}
 import importlib.util as util, types
 spec = util.find_spec("asyncflow")
 front = util.module_from_spec(spec)
+class Front(types.ModuleType):
+    def __setattr__(self, name, value):
+        if name != "step" or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+front.__class__ = Front
 def load(name):
     # A module of the package is no reason; "step" is one and a public name as well.
-    if name.startswith("__") or (name != "step" and util.find_spec("asyncflow." + name)):
+    if name not in ("step", "__all__") and (
+        name.startswith("__") or util.find_spec("asyncflow." + name)
+    ):
         raise AttributeError(name)
     del front.__getattr__
     spec.loader.exec_module(front)
