@@ -352,10 +352,12 @@ class Starting:
     def _launch(self, attempt: Attempt) -> None:
         """Start the step's function itself."""
         run, node = attempt.run, attempt.node
-        if self._scheduler.losses.held_by(attempt.lease):
-            # Lost since it was granted, as to a group of which another member is next.
+        is_lost = bool(self._scheduler.losses.held_by(attempt.lease))
+        if is_lost and not attempt.sent:
+            # Lost since it was granted, as to a group of which another member is next: what the
+            # members before it have left in the worker is gone with that.
             self._scheduler.settlement.give_back(attempt)
-            self._seek_worker(attempt)
+            self.advance(attempt)
             return
         step = run.graph.nodes[node].step
         if not attempt.sent:
@@ -377,6 +379,8 @@ class Starting:
             attempt.begun = attempt.slot = True
             self.start_in(attempt, lane)
             self._scheduler.convoys.led(attempt)
+        if is_lost and not attempt.finished:
+            self._scheduler.stopping.stop_for_loss(attempt)
 
     def _bind(self, attempt: Attempt) -> None:
         """Give an attempt the arguments of its function."""

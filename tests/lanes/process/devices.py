@@ -43,6 +43,15 @@ def add(devices: list[str]) -> list[str]:
     return [*devices, os.environ["CUDA_VISIBLE_DEVICES"]]
 
 
+def add_unless_stopped(devices: list[str], context: StepContext) -> list[str]:
+    """Takes long the first time."""
+    until = time.monotonic() + 20
+    while context.attempt == 1 and time.monotonic() < until:
+        context.raise_if_cancelled()
+        time.sleep(0.005)
+    return add(devices)
+
+
 def add_if_it_works(devices: list[str], context: StepContext) -> list[str]:
     if context.attempt == 1:
         raise RuntimeError("CUDA error: device-side assert triggered")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,47 @@ async def test_a_group_that_loses_its_device_begins_again_in_another_worker() ->
     assert result["both"] == [machine.uuids[1]] * 2
     attempts = [result.step_results[name].attempts for name in ("devices", "both")]
     assert attempts == [2, 2]
+
+
+async def test_a_device_that_is_lost_between_two_members_has_the_group_begin_again() -> None:
+    machine = FakeGpus(2)
+
+    async def loses_one() -> bool:
+        if len(machine.uuids) - len(machine._lost) == 2:
+            machine.lose(0)
+            await asyncio.sleep(0)  # the runtime hears of it in the loop's next turn
+        return True
+
+    one = step(there.make, name="devices", execution_group="g", resources={"gpu": 1})
+    two = step(there.add, name="both", execution_group="g", inputs=["devices"], condition=loses_one)
+    pipeline = Pipeline("p", steps=[one, two], outputs=["both"])
+    async with Runtime(max_cpus=1, max_gpus=machine) as runtime:
+        result = await pipeline.run(runtime=runtime)
+    assert result["both"] == [machine.uuids[1]] * 2
+    attempts = [result.step_results[name].attempts for name in ("devices", "both")]
+    assert attempts == [2, 1]
+
+
+async def test_a_member_that_was_sent_ahead_is_stopped_when_its_device_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = FakeGpus(2)
+    one = step(there.make, name="devices", execution_group="g", resources={"gpu": 1})
+    two = step(there.add_unless_stopped, name="both", execution_group="g", inputs=["devices"])
+    pipeline = Pipeline("p", steps=[one, two], outputs=["both"])
+    async with Runtime(max_cpus=1, max_gpus=machine) as runtime:
+        scheduler = runtime._scheduler
+        assert scheduler is not None
+        go_on_with_what_was_sent = scheduler.groups.prepared
+
+        def lose_first(*member: Any) -> Any:
+            scheduler.losses.lose({machine.uuids[0]: "it has fallen off the bus"})
+            return go_on_with_what_was_sent(*member)
+
+        monkeypatch.setattr(scheduler.groups, "prepared", lose_first)
+        result = await pipeline.run(runtime=runtime)
+    assert result["both"] == [machine.uuids[1]] * 2
+    assert result.step_results["both"].attempts == 2
 
 
 async def test_fractions_share_a_device_and_never_more_than_there_is(tmp_path: Path) -> None:
