@@ -15,6 +15,7 @@ import pytest
 from asyncflow import NodeState, Pipeline, PipelineResult, Retry, StepContext, step
 from asyncflow.events import Event, NodeProgress, NodeStarted
 from asyncflow.lanes.process import wire
+from asyncflow.pickling import here
 
 IN_GROUP: Any = {"lane": "process", "execution_group": "g"}
 
@@ -188,11 +189,14 @@ async def test_a_resumed_group_is_one_message_without_what_has_ended(
 async def test_a_run_that_drains_takes_back_what_was_sent(
     messages: Messages, tmp_path: Path
 ) -> None:
-    go = tmp_path / "go"
+    begun, go = tmp_path / "begun", tmp_path / "go"
 
     @step(**IN_GROUP)
-    def wait(go: str) -> int:
-        while not os.path.exists(go):
+    def wait(begun: str, go: str) -> int:
+        worker = here.control.__self__  # type: ignore[union-attr]
+        touch(begun)
+        # The worker has heard of it, which its other thread may do later than it sees the file.
+        while not (os.path.exists(go) and worker._cancelled):
             time.sleep(0.01)
         return 1
 
@@ -200,10 +204,10 @@ async def test_a_run_that_drains_takes_back_what_was_sent(
     def behind(wait: int) -> int:
         return wait
 
-    async with Pipeline("p", steps=[wait, behind]).start(inputs={"go": str(go)}) as run:
-        async for event in run.events():
-            if event.kind == "NodeStarted":
-                break
+    inputs = {"begun": str(begun), "go": str(go)}
+    async with Pipeline("p", steps=[wait, behind]).start(inputs=inputs) as run:
+        while not begun.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # nothing else tells of what another process does
         run.drain_nowait()
         assert messages == [["wait", "behind"], ["Cancel"]]
         touch(str(go))
