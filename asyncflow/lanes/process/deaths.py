@@ -63,15 +63,21 @@ _RUSAGE_UNIT = 1 if os.uname().sysname == "Darwin" else 1024
 
 
 def worker_died(
-    death: Death, step: str, worker: str, attempt: int, last_output: tuple[str, ...]
+    death: Death,
+    step: str,
+    worker: str,
+    attempt: int,
+    last_output: tuple[str, ...],
+    *,
+    was_up: bool = True,
 ) -> WorkerDied:
-    """The error of the call that a worker was making when it died."""
-    how = _how(death)
+    """The error of the call that a worker was making, or was started for, when it died."""
+    how = _how(death) if was_up or death.exit_code is None else _how_it_failed_to_load(death)
     held = death.peak_memory_bytes
 
     peak = f"; it held {format_bytes(held)} at most" if held else ""
     error = WorkerDied(
-        f"the worker {worker} that ran step {step!r} {how}{peak}",
+        f"the worker {worker} that {'ran' if was_up else 'was to run'} step {step!r} {how}{peak}",
         step=step,
         attempt=attempt,
         signal=death.signal,
@@ -100,6 +106,14 @@ def _how(death: Death) -> str:
     if name == "SIGABRT":
         return "aborted (SIGABRT): a library gave up; the last output may say why"
     return f"was ended by {name}"
+
+
+def _how_it_failed_to_load(death: Death) -> str:
+    return (
+        f"exited with code {death.exit_code} while it loaded, as those before it did; the last "
+        "output says why. Does a file beside your program have the name of a module that Python "
+        "or a library needs?"
+    )
 
 
 def _signal_name(number: int) -> str:

@@ -357,7 +357,12 @@ class ProcessLane(Lane):
         blamed = worker.last_number
         if blamed in worker.ahead:
             self._fail_dead(worker.ahead[blamed].call, worker, death)
-        if blamed not in calls and calls and not worker.started and self._is_hopeless(worker):
+        if (
+            blamed not in calls
+            and calls
+            and not worker.started
+            and self._is_hopeless(worker, death)
+        ):
             blamed = next(iter(calls))
         for number, call in calls.items():
             if worker.never_was_up:
@@ -370,18 +375,21 @@ class ProcessLane(Lane):
                 self._make_elsewhere(call)
         self._gone.set()
 
-    def _is_hopeless(self, worker: WorkerHandle) -> bool:
-        """Whether so many in a row were never up that the next will not be either."""
-        self._stillborn += 1
+    def _is_hopeless(self, worker: WorkerHandle, death: Death) -> bool:
+        """Whether so many in a row were never up that the next will not be either.
+
+        What makes one end by itself while it loads is no bad luck.
+        """
+        self._stillborn += 1 if death.signal else _MOST_STILLBORN // 2
         return worker.killed or self._stillborn > _MOST_STILLBORN
 
     def _fail_dead(self, call: Call, worker: WorkerHandle, death: Death) -> None:
         if worker.killed:
             self._cancel_dead(call)
             return
-        number = getattr(call, "number", 1)
+        number, told = getattr(call, "number", 1), worker.last_output
         call.take_peak(death.peak_memory_bytes)
-        call.error = worker_died(death, call.name, worker.name, number, worker.last_output)
+        call.error = worker_died(death, call.name, worker.name, number, told, was_up=worker.started)
         self._end_dead(call)
 
     def _cancel_dead(self, call: Call) -> None:

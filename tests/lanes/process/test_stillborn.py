@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,3 +41,24 @@ async def test_where_no_worker_is_ever_up_the_call_fails(monkeypatch: pytest.Mon
     monkeypatch.setattr(links, "spawn", spawn_and_kill)
     result = await Pipeline("p", steps=[step(os.getpid, name="x", lane="process")]).run()
     assert isinstance(result.step_results["x"].error, WorkerDied)
+
+
+async def test_what_keeps_every_worker_from_loading_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "msgspec.py").write_text("raise RuntimeError('not the library of that name')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spawned: list[int] = []
+
+    def spawn_and_count(*arguments: Any) -> Any:
+        link = spawn(*arguments)
+        spawned.append(link.process.pid)
+        return link
+
+    monkeypatch.setattr(links, "spawn", spawn_and_count)
+    result = await Pipeline("p", steps=[step(os.getpid, name="x", lane="process")]).run()
+    error = result.step_results["x"].error
+    assert isinstance(error, WorkerDied)
+    assert "was to run step 'x' exited with code 1 while it loaded" in str(error)
+    assert "not the library of that name" in "".join(error.__notes__)
+    assert len(spawned) == 3
