@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import sys
@@ -10,7 +11,6 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import signac
-from anyio.to_thread import run_sync as run_in_thread
 
 from asyncflow.blocking import run_blocking
 from asyncflow.flow.agenda import Order
@@ -250,9 +250,9 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
             keep_going=keep_going,
         )
         # Jobs are listed and looked at by the project's own code: not on the event loop.
-        selection = await run_in_thread(self.selection, jobs, names)
+        selection = await asyncio.to_thread(self.selection, jobs, names)
         if pretend:
-            await run_in_thread(self._pretend, selection, settings)
+            await asyncio.to_thread(self._pretend, selection, settings)
             return None
         return await self._run(Session(selection, settings), progress, runtime)
 

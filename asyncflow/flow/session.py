@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
-
 from asyncflow.context import StepContext
 from asyncflow.errors import WorkerDied
 from asyncflow.flow.agenda import Agenda, Entry
@@ -120,7 +118,7 @@ class Session:
             self._judge.changed(self._changed)
             self._changed.clear()
             # Conditions are the project's own code and read files: not on the event loop.
-            verdicts = await anyio.to_thread.run_sync(self._verdicts, entries)
+            verdicts = await asyncio.to_thread(self._verdicts, entries)
         for entry, eligible in zip(entries, verdicts, strict=True):
             self._agenda.judged(entry, eligible)
         return True

@@ -22,8 +22,8 @@ from asyncflow.step import Step
 __all__ = ["BatchPace", "Settings", "StepMaker", "runs_on_loop"]
 
 # Beside other workers a batch is short: what is in it waits for what is slow in it.
-_BATCH_SECONDS, _LARGEST_BATCH = 0.005, 64
-_LONE_BATCH_SECONDS, _LARGEST_LONE_BATCH = 0.02, 256
+_BATCH_SECONDS, _LONE_BATCH_SECONDS = 0.005, 0.02
+_LARGEST_BATCH = 256
 _GROWTH = 4
 
 
@@ -200,7 +200,6 @@ class BatchPace:
 
     def __init__(self, is_alone: bool) -> None:
         self._seconds = _LONE_BATCH_SECONDS if is_alone else _BATCH_SECONDS
-        self._largest = _LARGEST_LONE_BATCH if is_alone else _LARGEST_BATCH
         self._sizes: dict[Hashable, int] = {}
         self._alone: set[Hashable] = set()
 
@@ -211,7 +210,7 @@ class BatchPace:
     def took(self, crew: Hashable, count: int, seconds: float) -> None:
         """So many took so long in a worker."""
         fitting = int(self._seconds / max(seconds / count, 1e-6))
-        self._sizes[crew] = max(1, min(fitting, _GROWTH * self.size(crew), self._largest))
+        self._sizes[crew] = max(1, min(fitting, _GROWTH * self.size(crew), _LARGEST_BATCH))
 
     def one_by_one(self, crew: Hashable) -> None:
         """From now on each goes alone."""

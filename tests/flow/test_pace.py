@@ -17,8 +17,8 @@ def sizes(pace: BatchPace, seconds_each: float, batches: int = 8) -> list[int]:
 
 
 def test_the_first_operation_goes_alone_and_more_follow_while_they_take_no_time() -> None:
-    assert sizes(BatchPace(is_alone=True), 1e-5) == [1, 4, 16, 64, 256, 256, 256, 256]
-    assert sizes(BatchPace(is_alone=False), 1e-5) == [1, 4, 16, 64, 64, 64, 64, 64]
+    for is_alone in (True, False):
+        assert sizes(BatchPace(is_alone), 1e-5) == [1, 4, 16, 64, 256, 256, 256, 256]
 
 
 @pytest.mark.parametrize(("is_alone", "most"), [(True, 20), (False, 5)])
