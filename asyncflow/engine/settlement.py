@@ -308,7 +308,7 @@ class Settlement:
             # It may well be the user's: Ctrl-C while a step was on the main thread.
             self._scheduler.stopping.stop(run, RunState.CANCELLED, "interrupted")
             self._end_failed(attempt, state, error)
-        elif state == CANCELLED or run.bars(attempt.node) or not self._retry(attempt, error):
+        elif _is_unwanted(attempt, state) or not self._retry(attempt, error):
             self._end_failed(attempt, state, error)
 
     def _end_failed(self, attempt: Attempt, state: int, error: BaseException) -> None:
@@ -433,6 +433,13 @@ class Settlement:
         self._scheduler.stopping.drop_timer(attempt)
         self._scheduler.resumed.append(attempt)
         self._scheduler.wake()
+
+
+def _is_unwanted(attempt: Attempt, state: int) -> bool:
+    """Whether nobody wants another try, also where one raised an error of its own when told
+    to stop."""
+    is_told = state == CANCELLED or attempt.stop is Stop.CANCEL
+    return is_told or attempt.run.bars(attempt.node)
 
 
 def _is_good(attempt: Attempt) -> bool:

@@ -178,6 +178,9 @@ class Stopping:
         """
         self.drain(run, state, reason)
         run.draining = False
+        if run.nested:
+            # What steps had asked for might have run while the run drained; not so any more.
+            self._drop_all_parked(run)
         self._stop_in_flight(run)
 
     def _stop_in_flight(self, run: RunRecord) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from asyncflow import GraphError, Pipeline, Runtime, StepContext, step
 from asyncflow.errors import NestedDepthError
-from tests.virtual_time import virtual_time
+from tests.virtual_time import now, virtual_time
 
 
 @step
@@ -149,3 +149,36 @@ async def test_a_nested_step_has_retries_of_its_own() -> None:
 
     assert (await Pipeline("p", steps=[parent]).run())["parent"] == 3
     assert tries == [1, 2, 3]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@virtual_time
+async def test_nested_work_that_is_cancelled_is_not_tried_again(fails: bool) -> None:
+    """Also where it answers its cancel with an error of its own: nobody would wait for that try,
+    and the end of the run would."""
+    tries: list[float] = []
+
+    @step(retry=4, resources={"cpu": 1})
+    async def stubborn() -> None:
+        tries.append(now())
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            raise ValueError("not now") from None
+
+    @step
+    async def parent(context: StepContext) -> str:
+        call = asyncio.create_task(context.call(stubborn))
+        await asyncio.sleep(1)
+        call.cancel()
+        if fails:
+            raise ValueError("as told")
+        await asyncio.sleep(50)
+        return "went on"
+
+    async with Runtime(max_cpus=1) as runtime:
+        result = await Pipeline("p", steps=[parent]).run(runtime=runtime)
+        assert runtime._limiter is not None
+        assert runtime._limiter.statistics().leases == 0
+    assert result.success is not fails
+    assert (tries, now()) == ([0], 1 if fails else 51)
