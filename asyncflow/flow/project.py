@@ -36,6 +36,7 @@ from asyncflow.flow.registry import (
 from asyncflow.flow.selecting import Selection, aggregate_named, disjoint, matching, pairs_of
 from asyncflow.flow.session import Session
 from asyncflow.flow.steps import Settings
+from asyncflow.flow.uncaught import told_in_a_line
 from asyncflow.graph.compile import Blueprint, compile_graph
 from asyncflow.graph.node import Node
 from asyncflow.quantities import seconds_of
@@ -63,7 +64,7 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
     """A signac project with operations that run on its jobs; make a subclass of your own.
 
     Args:
-        path: of the signac project; left out, that of the current directory or above it.
+        path: of the signac project; left out, the current directory.
         entrypoint: the script whose ``main()`` runs this project; left out, the one that
             defines the class.
 
@@ -97,9 +98,13 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
         _prepare(cls)
 
     def __init__(self, path: str | None = None, entrypoint: str | None = None) -> None:
-        super().__init__(path)
         self._entrypoint = entrypoint or _script_of(type(self))
-        self._groups = make_groups(self._registry)
+        with told_in_a_line(self._entrypoint):
+            try:
+                super().__init__(path)
+            except LookupError:
+                raise LookupError(_no_project_in(os.path.abspath(path or ""))) from None
+            self._groups = make_groups(self._registry)
         self._labels = Labels(self._registry.all_labels() | labels_of(type(self)), self)
         self._hooks = ProjectHooks()
 
@@ -423,6 +428,17 @@ def _script_of(cls: type[FlowProject]) -> str:
         return os.path.realpath(inspect.getfile(cls))
     except (TypeError, OSError):
         return os.path.realpath(sys.argv[0] or "project.py")
+
+
+def _no_project_in(path: str) -> str:
+    try:
+        above = signac.get_project(path)
+    except LookupError:
+        return (
+            f"there is no signac project in {path}; 'signac init' there makes one, or cd to that "
+            "of your jobs"
+        )
+    return f"there is no signac project in {path}, but above it in {above.path}; cd there"
 
 
 def _workers(np: int | None) -> int | None:

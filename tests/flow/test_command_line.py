@@ -147,3 +147,56 @@ def test_keep_going_executes_the_rest(script: Script) -> None:
     assert json.loads(script("status", "--json", "--ignore-errors").out)["labels"] == {
         "finished": 2
     }
+
+
+def test_outside_of_a_project_it_says_what_to_do(tmp_path: Path) -> None:
+    answer = Script(tmp_path, TWO_STAGES).alone("run")
+    assert answer.code == 2
+    assert answer.err == (
+        f"error: there is no signac project in {tmp_path}; 'signac init' there makes one, or cd "
+        "to that of your jobs\n"
+    )
+
+
+def test_below_a_project_it_says_where_that_is(script: Script) -> None:
+    below = script.directory / "src"
+    below.mkdir()
+    answer = Script(below, TWO_STAGES).alone("status")
+    assert answer.code == 2
+    assert answer.err.endswith(f"but above it in {script.directory}; cd there\n")
+
+
+def test_debug_shows_where_a_project_was_looked_for(tmp_path: Path) -> None:
+    answer = Script(tmp_path, TWO_STAGES).alone("run", "--debug")
+    assert "Traceback" in answer.err
+
+
+def test_a_project_that_contradicts_itself_is_refused_in_a_line(script: Script) -> None:
+    directives = (
+        "@ex\n{0}@Project.operation(directives={{'queue': '{1}'}})\n{0}def more{1}(job): ..."
+    )
+    more = "\n\n".join(directives.format("", queue) for queue in "ab")
+    script.path.write_text(script.path.read_text().replace("if __name__", f"{more}\n\nif __name__"))
+    answer = script.alone("run")
+    assert answer.code == 2
+    assert answer.err.startswith("error: group 'ex': directive 'queue' is 'a'")
+
+
+def test_a_script_that_catches_the_error_goes_on(tmp_path: Path) -> None:
+    script = Script(
+        tmp_path,
+        """
+        import signac
+        from asyncflow.flow import FlowProject
+
+        class Project(FlowProject):
+            pass
+
+        try:
+            Project()
+        except LookupError:
+            signac.init_project()
+        Project().main()
+        """,
+    )
+    assert script.alone("run").code == 0
