@@ -18,8 +18,12 @@ __all__ = ["Spawned", "interpreter_flags", "log_levels", "spawn"]
 # it is loaded when something first asks for one of its names; "from asyncflow import events" asks
 # for a module, which is found without it. The module step has the name of the decorator, whose
 # place it must not take: it may be imported before the front is loaded, and is not looked up there.
+#
+# What is loaded stays, so that a collector that walks over it again and again finds nothing.
 _BOOT = """
-import sys
+import gc, sys
+collect_at = gc.get_threshold()
+gc.set_threshold(0)
 sys.path[:] = {path!r}
 import importlib.util as util, types
 spec = util.find_spec("asyncflow")
@@ -41,7 +45,7 @@ def load(name):
 front.__getattr__ = load
 sys.modules["asyncflow"] = front
 from asyncflow.lanes.process.worker import main
-main({work}, {control}, {word}, {host}, {mark!r}, {levels!r}, {cpus})
+main({work}, {control}, {word}, {host}, {mark!r}, {levels!r}, {cpus}, collect_at)
 """
 
 

@@ -49,15 +49,23 @@ class Worker:
         work, control: see :mod:`asyncflow.lanes.process.wire`.
         word: shared with the host; holds the number of the call that is being made.
         streams: where the output of calls goes.
+        collect_at: thresholds of the garbage collector, for when the first function is loaded;
+            None for those that it has.
     """
 
     def __init__(
-        self, work: wire.Channel, control: wire.Channel, word: memoryview, streams: Streams
+        self,
+        work: wire.Channel,
+        control: wire.Channel,
+        word: memoryview,
+        streams: Streams,
+        collect_at: tuple[int, ...] | None = None,
     ) -> None:
         self.work = work
         self._control = control
         self._word = word
         self._streams = streams
+        self._collect_at = collect_at
         self._functions: dict[int, Callable[..., Any]] = {}
         self._waiting: deque[wire.HostFrame] = deque()
         self._hygiene = Hygiene()
@@ -121,8 +129,13 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - importing runs the user's code
             self._functions[new.number] = _Unloadable(error)
         if is_first:
-            # Modules stay: no full collection, that at the end among them, need walk over them.
-            gc.freeze()
+            self._end_loading()
+
+    def _end_loading(self) -> None:
+        # Modules stay: no full collection, that at the end among them, need walk over them.
+        gc.freeze()
+        if self._collect_at is not None and not gc.get_threshold()[0]:
+            gc.set_threshold(*self._collect_at)
 
     def _make(self, frame: wire.Run) -> None:
         """Make one call and tell what came of it."""
@@ -409,6 +422,7 @@ def main(
     mark: bytes,
     levels: dict[str, int],
     cpus: int,
+    collect_at: tuple[int, ...],
 ) -> None:
     """Serve a host until it closes the channel.
 
@@ -418,6 +432,7 @@ def main(
         mark: what stands behind the output of a call.
         levels: of the host's loggers that have one set, by name.
         cpus: how many its calls hold.
+        collect_at: thresholds of the garbage collector, which is at rest until all is loaded.
     """
     import mmap
 
@@ -426,6 +441,7 @@ def main(
         wire.Channel(socket.socket(fileno=wire.out_of_the_way(control)), wire.HostFrame),
         memoryview(mmap.mmap(word, wire.WORD.size)),
         Streams(mark),
+        collect_at,
     )
     os.close(word)
 

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import functools
 import gc
+import importlib
 import os
 import resource
 import signal
@@ -29,6 +30,16 @@ from tests.lanes.conformance import Held, LaneConformance, Reports, held_call, m
 MOST_WORKERS = 3
 PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.002
+FRUGAL = """
+import gc
+
+# In a worker only: not while this test's own process imports it.
+if gc.get_threshold()[0] == 0:
+    gc.set_threshold(5, 6, 7)
+
+def asked():
+    return gc.get_threshold()[0]
+"""
 
 
 def make_lane(**options: Any) -> ProcessLane:
@@ -55,6 +66,10 @@ def wait_for_file(begun: Path, gate: Path) -> None:
     while not gate.exists():
         assert time.monotonic() < until
         time.sleep(LOOK_SECONDS)
+
+
+def collected_at() -> str:
+    return f"{gc.isenabled()} {gc.get_threshold()}"
 
 
 async def appears(path: Path) -> None:
@@ -186,6 +201,24 @@ async def test_what_importing_left_in_a_worker_is_not_walked_over_again(
     lane.start(make_call(gc.get_freeze_count, reports))
     await reports.wait_for(1)
     assert reports.calls[0].value > 1_000
+
+
+async def test_garbage_is_collected_in_a_worker_as_soon_as_the_function_is_loaded(
+    lane: ProcessLane, reports: Reports
+) -> None:
+    lane.start(make_call(collected_at, reports))
+    await reports.wait_for(1)
+    assert reports.calls[0].value == collected_at()
+
+
+async def test_thresholds_that_a_module_sets_while_it_is_loaded_stay(
+    lane: ProcessLane, reports: Reports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "frugal.py").write_text(FRUGAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    lane.start(make_call(importlib.import_module("frugal").asked, reports))
+    await reports.wait_for(1)
+    assert reports.calls[0].value == 5
 
 
 async def test_idle_workers_of_another_kind_make_room(reports: Reports) -> None:
