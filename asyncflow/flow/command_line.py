@@ -51,7 +51,15 @@ def _set_up_logging(level: int, *, with_failures: bool) -> None:
     handler = logging.StreamHandler()
     if not with_failures:
         handler.addFilter(lambda record: record.funcName != "log_failure")
+        handler.setFormatter(_Plain())
     logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Plain(logging.Formatter):
+    """``warning: …``, as everything else that a command says."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 def _refused(error: BaseException, code: int, debug: bool) -> int:

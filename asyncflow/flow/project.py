@@ -15,6 +15,7 @@ import signac
 from asyncflow.blocking import run_blocking
 from asyncflow.flow.agenda import Order
 from asyncflow.flow.aggregates import Aggregate, aggregator
+from asyncflow.flow.circles import Circles, refuse_circles_of_copies
 from asyncflow.flow.commands import exec_command
 from asyncflow.flow.conditions import (
     ConditionRegister,
@@ -71,6 +72,7 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
     Raises:
         LookupError: there is no signac project there.
         DirectivesError: the operations of a group disagree in a directive.
+        FlowProjectDefinitionError: operations copy their conditions from each other.
 
     Example::
 
@@ -104,6 +106,7 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
                 super().__init__(path)
             except LookupError:
                 raise LookupError(_no_project_in(os.path.abspath(path or ""))) from None
+            refuse_circles_of_copies(self._registry.all_operations())
             self._groups = make_groups(self._registry)
         self._labels = Labels(self._registry.all_labels() | labels_of(type(self)), self)
         self._hooks = ProjectHooks()
@@ -295,6 +298,7 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
 
     def _pretend(self, selection: Selection, settings: Settings) -> None:
         judge = Judge()
+        Circles(group for group, _, _ in selection).warn(selection, judge, settings.ignore)
         left = settings.num
         for group, aggregate_id, jobs in selection:
             for name, operation in group.operations.items():

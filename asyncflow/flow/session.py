@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from asyncflow.context import StepContext
 from asyncflow.errors import WorkerDied
 from asyncflow.flow.agenda import Agenda, Entry
+from asyncflow.flow.circles import Circles
 from asyncflow.flow.errors import UserOperationError
 from asyncflow.flow.groups import FlowGroup
 from asyncflow.flow.judging import Judge
@@ -51,6 +52,7 @@ class Session:
         self.executed = 0
         self._selection = selection
         self._on_loop = {name: runs_on_loop(group) for name, group in groups.items()}
+        self._circles = Circles(groups.values())
 
     @property
     def cut_short(self) -> bool:
@@ -86,6 +88,10 @@ class Session:
             await self._cancel_all()
         if self.failures:
             raise self._failure()
+        if self._circles:
+            await asyncio.to_thread(
+                self._circles.warn, self._selection, self._judge_now(), self._settings.ignore
+            )
         return self.executed
 
     async def _fill_agenda(self) -> None:
@@ -115,13 +121,17 @@ class Session:
         if all(_asks_nothing(entry.group) for entry in entries):
             verdicts = [True] * len(entries)
         else:
-            self._judge.changed(self._changed)
-            self._changed.clear()
+            self._judge_now()
             # Conditions are the project's own code and read files: not on the event loop.
             verdicts = await asyncio.to_thread(self._verdicts, entries)
         for entry, eligible in zip(entries, verdicts, strict=True):
             self._agenda.judged(entry, eligible)
         return True
+
+    def _judge_now(self) -> Judge:
+        self._judge.changed(self._changed)
+        self._changed.clear()
+        return self._judge
 
     def _verdicts(self, entries: Iterable[Entry]) -> list[bool]:
         ignore = self._settings.ignore

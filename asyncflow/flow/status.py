@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from asyncflow.flow.aggregates import Aggregate
+from asyncflow.flow.circles import Circles
 from asyncflow.flow.conditions import IgnoreConditions
 from asyncflow.flow.groups import FlowGroup
 from asyncflow.flow.judging import Judge
@@ -103,7 +104,8 @@ def collect(
     judge = Judge()
     found: dict[str, AggregateStatus] = {}
     single: dict[str, Any] = {}
-    for group, aggregate_id, members in project.all_pairs(jobs, groups):
+    selection = project.all_pairs(jobs, groups)
+    for group, aggregate_id, members in selection:
         status = found.get(aggregate_id)
         if status is None:
             labels = tuple(project.labels(members[0])) if len(members) == 1 else ()
@@ -121,6 +123,7 @@ def collect(
             if submitted
             else JobState.UNKNOWN,
         )
+    Circles(groups).warn(selection, judge)
     rows = list(found.values())
     if view.parameters is not None:
         rows = _with_parameters(rows, single, view.parameters)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from asyncflow.flow.aggregates import Aggregate
+from asyncflow.flow.circles import Circles
 from asyncflow.flow.commands import run_group_command
 from asyncflow.flow.conditions import All, IgnoreConditions
 from asyncflow.flow.errors import SubmitError
@@ -99,7 +100,9 @@ def submit(
     queued = (
         _queued_if_known(project, scheduler) if options.pretend else _queued(project, scheduler)
     )
-    found = _submissions(project, selection, queued, options)
+    judge = Judge()
+    Circles(group for group, _, _ in selection).warn(selection, judge, options.ignore)
+    found = _submissions(project, selection, queued, judge, options)
     chosen = list(found if num is None or num < 0 else islice(found, num))
     numbers = {name: job.number for name, job in queued.items()}
     for bundle in _bundles(chosen, options.bundle_size):
@@ -127,9 +130,9 @@ def _submissions(
     project: FlowProject,
     selection: Selection,
     queued: Mapping[str, QueuedJob],
+    judge: Judge,
     options: SubmitOptions,
 ) -> Iterable[Submission]:
-    judge = Judge()
     # What will have run by then: by operation and job, the name of its submission.
     coming: dict[tuple[str, str], str] = {}
     for group, aggregate_id, jobs in selection:
