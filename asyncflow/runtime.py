@@ -369,7 +369,7 @@ class Runtime:
         finally:
             log_failure(run.result_now())
 
-    async def _find_gpus_for(self, graph: Graph) -> None:
+    async def find_gpus_for(self, graph: Graph) -> None:
         """Look for GPUs if a graph is the first to ask for one."""
         if self._supply.lacks_gpus_of(graph):
             await self._supply.find_gpus()
@@ -385,7 +385,7 @@ class Runtime:
         self, request: RunRequest, within: tuple[Attempt | None, int] | None = None
     ) -> Run:
         """:meth:`launch` with all that takes a while before it."""
-        await self._find_gpus_for(request.graph)
+        await self.find_gpus_for(request.graph)
         checkpoint = await self._kept.open(request)
         if checkpoint is None:
             return self.launch(request, within=within)

@@ -97,7 +97,14 @@ class FlowGroup:
         Raises:
             DirectivesError: as :meth:`directives_of`; or two operations disagree in one.
         """
-        of_operations = {name: self.directives_of(name, jobs) for name in self.operations}
+        return self.added_up({name: self.directives_of(name, jobs) for name in self.operations})
+
+    def added_up(self, of_operations: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """The same from the directives of its operations, which are given.
+
+        Raises:
+            DirectivesError: two operations disagree in one.
+        """
         if self.is_singleton:
             return of_operations[self.name]
         return add_up(of_operations, f"group {self.name!r}")

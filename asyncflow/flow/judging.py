@@ -62,6 +62,14 @@ class Judge:
         """
         return bool(operation.post) and met(operation.post, self._asking(operation.name, jobs))
 
+    def holds(self, condition: Condition, operation: Operation, jobs: Aggregate) -> bool:
+        """Whether one condition of an operation holds.
+
+        Raises:
+            UserConditionError: it raised.
+        """
+        return condition.holds(self._asking(operation.name, jobs))
+
     def _asking(self, operation: str, jobs: Aggregate) -> Ask:
         if jobs is not self._latest.jobs:
             self._latest = self._answers_about(jobs)

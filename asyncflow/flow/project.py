@@ -243,6 +243,7 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
         Raises:
             UserOperationError: an operation failed; ``result`` has what came of the others.
             UserConditionError: a condition raised.
+            CapacityError: an operation asks for more than there is; nothing was executed.
             ValueError: an argument makes no sense.
         """
         settings = Settings(
@@ -283,6 +284,7 @@ class FlowProject(signac.Project):  # type: ignore[misc]  # signac has no types
             if runtime is None:
                 runtime = await stack.enter_async_context(Runtime())
             session.start_workers(runtime)
+            await session.admit(runtime)
             run = await stack.enter_async_context(runtime.running(request))
             if progress:
                 from asyncflow.progress import show_progress

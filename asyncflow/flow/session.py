@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from asyncflow.context import StepContext
 from asyncflow.errors import WorkerDied
+from asyncflow.flow.admitting import admit
 from asyncflow.flow.agenda import Agenda, Entry
 from asyncflow.flow.circles import Circles
 from asyncflow.flow.errors import UserOperationError
+from asyncflow.flow.forecast import Forecast
 from asyncflow.flow.groups import FlowGroup
 from asyncflow.flow.judging import Judge
 from asyncflow.flow.selecting import Selection
@@ -64,6 +66,19 @@ class Session:
         cpus = self._steps.cpus_of_workers()
         if self._selection and cpus is not None:
             runtime.start_workers(min(self._places, len(self._selection)), cpus=cpus)
+
+    async def admit(self, runtime: Runtime) -> None:
+        """Refuse what the runtime can never grant, before anything is executed.
+
+        Not so where that is to be a failure beside which the rest goes on, or where ``num`` may
+        end the run before.
+
+        Raises:
+            CapacityError, UserConditionError: as :func:`asyncflow.flow.admitting.admit`.
+        """
+        if not self._settings.keep_going and self._settings.num is None:
+            forecast = Forecast(self._selection, self._judge, self._settings.ignore)
+            await admit(runtime, self._selection, self._steps, forecast)
 
     async def conduct(self, context: StepContext) -> int:
         """Execute all there is to execute; returns how many operations were executed.

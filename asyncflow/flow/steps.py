@@ -88,6 +88,18 @@ class StepMaker:
         """What plain functions hold, those of the first crew; None where there are none."""
         return next(iter(self._cpus_of_crew.values()), None)
 
+    def requirements(self, group: FlowGroup, jobs: Aggregate) -> dict[str, ResourceRequirements]:
+        """What each operation of a group asks of the machine, for these jobs.
+
+        Raises:
+            DirectivesError: as :meth:`FlowGroup.directives`.
+        """
+        kind = self._kind(group, jobs)
+        return {
+            name: self._requirements(group, kind._replace(total=values))
+            for name, values in kind.of_members.items()
+        }
+
     def step_for(self, entry: Entry) -> tuple[Step[..., Any], bool]:
         """The step for an entry, and whether it is given ids of jobs instead of jobs."""
         group = entry.group
@@ -121,7 +133,7 @@ class StepMaker:
             for directives in group.operation_directives.values()
         )
         of_members = {name: group.directives_of(name, jobs) for name in group.operations}
-        return _Kind(of_members, group.directives(jobs), says_np)
+        return _Kind(of_members, group.added_up(of_members), says_np)
 
     def _members(self, group: FlowGroup, kind: _Kind) -> list[Member]:
         hooks = self._settings.hooks
