@@ -29,6 +29,9 @@ __all__ = ["load_pipeline", "split_target"]
 _TARGET = re.compile(r"(?P<place>.+?\.py|[^:]*)(?::(?P<name>.*))?", re.DOTALL)
 
 
+_IN_USE = "__target"  # after the name of a file that is called as a module in use
+
+
 def load_pipeline(target: str) -> Pipeline:
     """Import the module of a target and give the pipeline it names.
 
@@ -46,8 +49,15 @@ def load_pipeline(target: str) -> Pipeline:
     is_file = place.endswith(".py") or os.sep in place
     module = _load_file(place) if is_file else _load_module(place)
     if name is None:
-        return _only_pipeline(module, place)
-    return _as_pipeline(_look_up(module, place, name), place, name)
+        found = _only_pipeline(module, place)
+    else:
+        found = _as_pipeline(_look_up(module, place, name), place, name)
+    if module.__name__.endswith(_IN_USE) and "process" in found.build().units.lanes:
+        raise CommandError(
+            f"{place} has the name of a module that Python or a library needs, so worker processes "
+            "would import that one; rename the file"
+        )
+    return found
 
 
 def split_target(target: str) -> tuple[str, str | None]:
@@ -104,7 +114,7 @@ def _package_of(path: Path) -> tuple[Path, str]:
 
 def _load_alone(path: Path, name: str) -> ModuleType:
     # A script may be called as a module that is in use already, such as "queue.py".
-    name = f"{name}__target" if name in sys.modules else name
+    name = f"{name}{_IN_USE}" if name in sys.modules else name
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

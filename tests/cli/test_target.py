@@ -175,6 +175,14 @@ def test_a_file_may_be_called_like_a_module_in_use(commands: Commands) -> None:
     assert sys.modules["queue"] is before
 
 
+def test_such_a_file_has_no_steps_in_processes(commands: Commands) -> None:
+    commands.write("queue.py", ONE.replace("@step", "@step(lane='process')"))
+    with pytest.raises(
+        CommandError, match=r"queue\.py has the name of a module .* rename the file"
+    ):
+        load_pipeline("queue.py")
+
+
 def test_what_stands_under_a_main_guard_does_not_run(commands: Commands) -> None:
     commands.write("flows.py", ONE + "\nif __name__ == '__main__':\n    raise SystemExit(1)\n")
     assert load_pipeline("flows.py").name == "crawl"
