@@ -13,7 +13,10 @@ from asyncflow.flow.errors import UserConditionError
 if TYPE_CHECKING:
     from asyncflow.flow.registry import Operation
 
-__all__ = ["Judge", "asking", "is_eligible", "met"]
+__all__ = ["FAILURES", "Judge", "asking", "is_eligible", "met"]
+
+FAILURES = (Exception, SystemExit)
+"""What the project's own functions may raise; one that quits has failed, and the run has not."""
 
 _PRE, _POST = int(IgnoreConditions.PRE), int(IgnoreConditions.POST)
 
@@ -120,7 +123,7 @@ def asking(operation: str, jobs: Sequence[Any]) -> Ask:
 def _ask(predicate: Predicate, operation: str, jobs: Sequence[Any]) -> bool:
     try:
         return bool(predicate.func(*jobs))
-    except Exception as error:
+    except FAILURES as error:
         raise UserConditionError(
             f"condition {predicate.label!r} of operation {operation!r} raised "
             f"{text_of(error)} for {get_aggregate_id(jobs)}; a condition gives true or false"

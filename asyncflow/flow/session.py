@@ -15,7 +15,7 @@ from asyncflow.flow.circles import Circles
 from asyncflow.flow.errors import UserOperationError
 from asyncflow.flow.forecast import Forecast
 from asyncflow.flow.groups import FlowGroup
-from asyncflow.flow.judging import Judge
+from asyncflow.flow.judging import FAILURES, Judge
 from asyncflow.flow.selecting import Selection
 from asyncflow.flow.steps import BatchPace, Settings, StepMaker, runs_on_loop
 from asyncflow.flow.working import Errand, ErrandFailed
@@ -240,7 +240,7 @@ class Session:
                 # It is not known which of them it was: each is tried by itself.
                 self._pace.one_by_one(crew)
                 self._put_back(batch)
-        except Exception as error:  # noqa: BLE001 - a failure is told at the end
+        except FAILURES as error:  # told at the end
             self._failed(batch[0], error)
         else:
             self._pace.took(crew, len(batch), report.seconds)

@@ -14,7 +14,7 @@ import msgspec
 import signac
 
 from asyncflow.flow.conditions import Condition
-from asyncflow.flow.judging import asking, is_eligible
+from asyncflow.flow.judging import FAILURES, asking, is_eligible
 
 if TYPE_CHECKING:
     from asyncflow.flow.registry import Operation, ProjectHooks
@@ -138,14 +138,14 @@ class Task:
         """Do all errands.
 
         Raises:
-            Exception: whatever an operation raised, if there was one errand.
+            Exception, SystemExit: whatever an operation raised, if there was one errand.
             ErrandFailed: an operation raised, and there were several.
         """
         began, executed = time.perf_counter(), list[tuple[str, ...]]()
         for errand in errands:
             try:
                 executed.append(self._execute(errand, ignore))
-            except Exception as error:
+            except FAILURES as error:
                 if len(errands) == 1:
                     raise
                 raise ErrandFailed(executed) from error
@@ -195,7 +195,7 @@ class CoroutineTask(Task):
         for errand in errands:
             try:
                 executed.append(await self._execute_all(errand, ignore))
-            except Exception as error:
+            except FAILURES as error:
                 if len(errands) == 1:
                     raise
                 raise ErrandFailed(executed) from error
@@ -249,7 +249,7 @@ def hooked(member: Member, jobs: Sequence[Any]) -> Iterator[None]:
         hook(name, *jobs)
     try:
         yield
-    except Exception as error:
+    except FAILURES as error:
         for hook in member.on_exception:
             hook(name, error, *jobs)
         raise

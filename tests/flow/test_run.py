@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,35 @@ async def test_the_first_failure_ends_a_run_and_names_operation_and_job(
     assert told.value.operation == "op"
     assert told.value.result is not None
     assert len(noted(path)) == 1
+
+
+@pytest.mark.parametrize("is_coroutine", [True, False])
+async def test_an_operation_that_quits_has_failed_and_the_program_goes_on(
+    is_coroutine: bool, Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    def op(job: Any) -> None:
+        sys.exit("no paper")
+
+    async def coroutine(job: Any) -> None:
+        sys.exit("no paper")
+
+    Project.operation("op")(coroutine if is_coroutine else op)
+    with pytest.raises(UserOperationError, match="'op' failed on .* SystemExit: no paper"):
+        await Project(data_space(1)).run()
+
+
+async def test_a_condition_that_quits_is_told_with_its_name(
+    Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    def is_ready(job: Any) -> bool:
+        sys.exit(0)
+
+    @Project.pre(is_ready)
+    @Project.operation
+    def op(job: Any) -> None: ...
+
+    with pytest.raises(UserConditionError, match="is_ready.* raised SystemExit"):
+        await Project(data_space(1)).run()
 
 
 async def test_keep_going_executes_what_does_not_need_what_failed(

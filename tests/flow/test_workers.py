@@ -134,6 +134,22 @@ async def test_one_of_those_that_go_together_may_fail(
     assert len(told.value.__notes__) == 2
 
 
+async def test_one_of_those_that_go_together_may_quit(
+    Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    path = data_space(60)
+
+    @Project.operation
+    def op(job: Any) -> None:
+        note(path, str(job.sp.i))
+        if job.sp.i == 7:
+            sys.exit(0)
+
+    with pytest.raises(UserOperationError, match="'op' failed on .*: SystemExit: 0"):
+        await Project(path).run(keep_going=True)
+    assert sorted(noted(path), key=int) == [str(i) for i in range(60)]
+
+
 async def test_one_of_those_that_go_together_may_kill_its_process(
     Project: type[FlowProject], data_space: MakeSpace
 ) -> None:
