@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "select_jobs"]
 
+_LOGGER = logging.getLogger("asyncflow")
+
 _FAILED, _WRONG, _INTERRUPTED = 1, 2, 130
 
 
@@ -237,7 +239,10 @@ def select_jobs(project: FlowProject, ids: list[str] | None, filter_: list[str] 
     if filter_:
         from signac.filterparse import parse_filter_arg
 
-        return [(job,) for job in project.find_jobs(parse_filter_arg(filter_))]
+        found = [(job,) for job in project.find_jobs(parse_filter_arg(filter_))]
+        if not found:
+            _LOGGER.warning("no job matches the filter")
+        return found
     if ids:
         return list({found: None for each in ids for found in [project.aggregate(each)]})
     return None

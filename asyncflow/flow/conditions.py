@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -102,8 +103,16 @@ def predicate_of(condition: Any) -> Condition:
         raise FlowProjectDefinitionError(
             f"a condition is a function of the jobs, got {condition!r}"
         )
-    name = getattr(condition, "__qualname__", type(condition).__name__)
-    return Predicate(condition, ("function", condition), name)
+    return Predicate(condition, ("function", condition), _called(condition))
+
+
+def _called(condition: Callable[..., Any]) -> str:
+    """What to call a condition: a project may have many lambdas."""
+    name = str(getattr(condition, "__qualname__", type(condition).__name__))
+    code = getattr(condition, "__code__", None)
+    if code is None or not name.endswith("<lambda>"):
+        return name
+    return f"<lambda> in line {code.co_firstlineno} of {os.path.basename(code.co_filename)}"
 
 
 def _is_file(filename: str) -> Predicate:

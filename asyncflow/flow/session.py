@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from asyncflow.runtime import Runtime
 
 __all__ = ["Session"]
+
+_LOGGER = logging.getLogger("asyncflow")
 
 _AT_ONCE = 1000  # coroutine operations
 _JUDGED_AT_ONCE = 200
@@ -55,11 +58,6 @@ class Session:
         self._selection = selection
         self._on_loop = {name: runs_on_loop(group) for name, group in groups.items()}
         self._circles = Circles(groups.values())
-
-    @property
-    def cut_short(self) -> bool:
-        """Whether eligible operations were left because of ``num``."""
-        return self._agenda.cut_short
 
     def start_workers(self, runtime: Runtime) -> None:
         """Have workers load while conditions are asked."""
@@ -103,6 +101,8 @@ class Session:
             await self._cancel_all()
         if self.failures:
             raise self._failure()
+        if self._agenda.cut_short:
+            _LOGGER.warning("num (-n) ended the run; there is more to do")
         if self._circles:
             await asyncio.to_thread(
                 self._circles.warn, self._selection, self._judge_now(), self._settings.ignore

@@ -111,6 +111,18 @@ def test_jobs_are_selected_by_the_beginning_of_an_id_and_by_filter(script: Scrip
     assert script("run", "-n", "1").lines
 
 
+def test_a_filter_that_nothing_matches_is_told(script: Script) -> None:
+    answer = script("run", "-f", "i", "77")
+    assert answer.code == 0
+    assert "warning: no job matches the filter" in answer.err
+
+
+def test_it_is_told_that_more_is_to_be_done_than_was_asked_for(script: Script) -> None:
+    told = "warning: num (-n) ended the run; there is more to do\n"
+    assert script("run", "-n", "2").err == told
+    assert script("run", "-o", "op1", "-n", "1").err == ""
+
+
 def test_exec_executes_whatever_the_conditions_say(script: Script) -> None:
     job_id = script("next", "op1").lines[0]
     assert len(script("exec", "op2", job_id).lines) == 1

@@ -255,7 +255,7 @@ async def test_an_operation_that_quits_has_failed_and_the_program_goes_on(
         sys.exit("no paper")
 
     Project.operation("op")(coroutine if is_coroutine else op)
-    with pytest.raises(UserOperationError, match="'op' failed on .* SystemExit: no paper"):
+    with pytest.raises(UserOperationError, match=r"'op' failed on .* SystemExit: no paper"):
         await Project(data_space(1)).run()
 
 
@@ -269,7 +269,7 @@ async def test_a_condition_that_quits_is_told_with_its_name(
     @Project.operation
     def op(job: Any) -> None: ...
 
-    with pytest.raises(UserConditionError, match="is_ready.* raised SystemExit"):
+    with pytest.raises(UserConditionError, match=r"is_ready.* raised SystemExit"):
         await Project(data_space(1)).run()
 
 
@@ -306,6 +306,17 @@ async def test_a_condition_that_raises_is_told_with_its_name(
     def op(job: Any) -> None: ...
 
     with pytest.raises(UserConditionError, match=r"broken.*operation 'op' raised KeyError"):
+        await Project(data_space(1)).run()
+
+
+async def test_a_condition_without_a_name_is_told_with_its_line(
+    Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    @Project.pre(lambda job: job.sp.temperature > 0)
+    @Project.operation
+    def op(job: Any) -> None: ...
+
+    with pytest.raises(UserConditionError, match=r"<lambda> in line \d+ of test_run\.py"):
         await Project(data_space(1)).run()
 
 

@@ -145,7 +145,7 @@ async def test_one_of_those_that_go_together_may_quit(
         if job.sp.i == 7:
             sys.exit(0)
 
-    with pytest.raises(UserOperationError, match="'op' failed on .*: SystemExit: 0"):
+    with pytest.raises(UserOperationError, match=r"'op' failed on .*: SystemExit: 0"):
         await Project(path).run(keep_going=True)
     assert sorted(noted(path), key=int) == [str(i) for i in range(60)]
 
