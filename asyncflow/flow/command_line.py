@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from asyncflow.errors import AsyncflowError, CapacityError, text_of
@@ -40,9 +44,43 @@ def main(project: FlowProject, arguments: Sequence[str] | None = None) -> int:
         return _refused(error, _WRONG, options.debug)
     except AsyncflowError as error:
         return _refused(error, _FAILED, options.debug)
+    except _Stopped as stopped:
+        print(f"stopped by {stopped}; what is complete is not done again", file=sys.stderr)
+        return 128 + stopped.number
     except KeyboardInterrupt:
         print("interrupted; what is complete is not done again", file=sys.stderr)
         return _INTERRUPTED
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal asks the program to end, and so to end what it runs."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let signals end a run as Ctrl-C does, lest shell commands be left behind.
+
+    One that is ignored stays so: that is how ``nohup`` works.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stopped(number)
+
+    before: dict[int, Any] = {}
+    is_main = threading.current_thread() is threading.main_thread()
+    for name in ("SIGTERM", "SIGHUP") if is_main else ():
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _set_up_logging(level: int, *, with_failures: bool) -> None:
@@ -252,19 +290,20 @@ def select_jobs(project: FlowProject, ids: list[str] | None, filter_: list[str] 
 
 
 def _run(project: FlowProject, options: argparse.Namespace) -> None:
-    project.run_sync(
-        select_jobs(project, options.job_id, options.filter),
-        names=options.names,
-        pretend=options.pretend,
-        np=options.parallel,
-        timeout=options.timeout,
-        num=options.num,
-        num_passes=options.num_passes,
-        progress=options.progress,
-        order=options.order,
-        ignore_conditions=options.ignore_conditions,
-        keep_going=options.keep_going,
-    )
+    with _ended_by_signals():
+        project.run_sync(
+            select_jobs(project, options.job_id, options.filter),
+            names=options.names,
+            pretend=options.pretend,
+            np=options.parallel,
+            timeout=options.timeout,
+            num=options.num,
+            num_passes=options.num_passes,
+            progress=options.progress,
+            order=options.order,
+            ignore_conditions=options.ignore_conditions,
+            keep_going=options.keep_going,
+        )
 
 
 def _exec(project: FlowProject, options: argparse.Namespace) -> None:

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from codecs import getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from asyncflow.context import StepContext
 from asyncflow.flow.judging import asking, is_eligible
 from asyncflow.flow.working import Errand, Member, Report, hooked, threads_environment
+from asyncflow.lanes.process.guardian import Guardian
 
 __all__ = ["CommandTask", "exec_command", "run_command", "run_group_command"]
 
@@ -50,6 +53,7 @@ class CommandTask:
         member: the operation; or what stands for a group that a process of its own runs.
         command_of: gives the command for the jobs.
         cwd_of: gives the directory to run it in; None for the current one.
+        guardian: kills what runs should this program be killed.
     """
 
     def __init__(
@@ -57,10 +61,12 @@ class CommandTask:
         member: Member,
         command_of: Callable[..., str],
         cwd_of: Callable[[tuple[Any, ...]], str | None],
+        guardian: Guardian,
     ) -> None:
         self._member = member
         self._command_of = command_of
         self._cwd_of = cwd_of
+        self._guardian = guardian
 
     async def __call__(
         self, context: StepContext, errands: tuple[Errand, ...], ignore: int
@@ -75,11 +81,15 @@ class CommandTask:
         if context.lease.gpu_ids:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(context.lease.gpu_ids)
         with hooked(member, jobs):
-            await run_command(self._command_of(*jobs), self._cwd_of(jobs), environment)
+            await run_command(
+                self._command_of(*jobs), self._cwd_of(jobs), environment, self._guardian
+            )
         return Report([errand.allowed], time.perf_counter() - began)
 
 
-async def run_command(command: str, cwd: str | None, environment: Mapping[str, str]) -> None:
+async def run_command(
+    command: str, cwd: str | None, environment: Mapping[str, str], guardian: Guardian
+) -> None:
     """Run a shell command, with its output echoed line by line.
 
     Cancelled, its whole process group is told to end, and killed if it does not.
@@ -99,6 +109,7 @@ async def run_command(command: str, cwd: str | None, environment: Mapping[str, s
         env=dict(environment),
         start_new_session=True,
     )
+    guardian.watch(process.pid)
     last: deque[str] = deque(maxlen=_LAST_LINES)
     echoing = asyncio.ensure_future(_echo(process, last))
     try:
@@ -109,6 +120,8 @@ async def run_command(command: str, cwd: str | None, environment: Mapping[str, s
         await _end_group(process)
         await asyncio.wait([echoing])
         raise
+    finally:
+        guardian.forget(process.pid)
     if code:
         error = subprocess.CalledProcessError(code, command)
         if last:
@@ -118,15 +131,17 @@ async def run_command(command: str, cwd: str | None, environment: Mapping[str, s
 
 async def _echo(process: asyncio.subprocess.Process, last: deque[str]) -> None:
     assert process.stdout is not None
-    rest = b""
+    decoder = getincrementaldecoder("utf-8")("replace")  # a character may come in two chunks
+    rest = ""
     while chunk := await process.stdout.read(65536):
-        text = chunk.decode(errors="replace")
-        sys.stdout.write(text)
-        *lines, rest = (rest + chunk).split(b"\n")
-        last.extend(line.decode(errors="replace") for line in lines)
+        text = decoder.decode(chunk)
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        *lines, rest = (rest + text).split("\n")
+        last.extend(lines)
     if rest:
-        last.append(rest.decode(errors="replace"))
-    sys.stdout.flush()
+        last.append(rest)
 
 
 async def _end_group(process: asyncio.subprocess.Process) -> None:

@@ -99,6 +99,7 @@ class Session:
                 self._take_note_of_ends()
         finally:
             await self._cancel_all()
+            self._steps.close()
         if self.failures:
             raise self._failure()
         if self._agenda.cut_short:

@@ -16,6 +16,7 @@ from asyncflow.flow.directives import requirements_of
 from asyncflow.flow.groups import FlowGroup
 from asyncflow.flow.registry import Operation, ProjectHooks
 from asyncflow.flow.working import CoroutineTask, Member, Task, TaskOnLoop, member_of, stand_in
+from asyncflow.lanes.process.guardian import Guardian
 from asyncflow.resources import ResourceRequirements
 from asyncflow.step import Step
 
@@ -71,6 +72,7 @@ class StepMaker:
 
     def __init__(self, groups: Iterable[FlowGroup], settings: Settings) -> None:
         self._settings = settings
+        self._guardian = Guardian()
         self._steps: dict[Hashable, tuple[Step[..., Any], bool]] = {}
         self._crews: dict[str, Hashable] = {}
         self._members_of_crew: dict[Hashable, dict[str, list[Member]]] = {}
@@ -190,7 +192,7 @@ class StepMaker:
     ) -> CommandTask:
         operation = None if len(members) > 1 else next(iter(group.operations.values()))
         if operation is not None and operation.cmd:
-            return CommandTask(members[0], operation.func, _directory_of(operation))
+            return CommandTask(members[0], operation.func, _directory_of(operation), self._guardian)
         name = group.name if operation is None else operation.name
         make: Callable[..., str] = run_group_command if operation is None else exec_command
         entrypoint, options = self._settings.entrypoint, group.run_options
@@ -200,7 +202,12 @@ class StepMaker:
                 entrypoint, name, get_aggregate_id(jobs), total["executable"], options
             ),
             lambda _: None,
+            self._guardian,
         )
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+        self._guardian.close()
 
 
 class BatchPace:

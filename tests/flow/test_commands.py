@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from asyncflow import Runtime, StepTimeout
 from asyncflow.flow import FlowProject, UserOperationError
 from tests.flow.notes import noted
+from tests.flow.scripts import ROOT, Script
 
 MakeSpace = Callable[..., str]
 
@@ -28,6 +31,17 @@ async def test_a_command_runs_and_its_output_is_shown(
 
     await Project(data_space(2)).run()
     assert sorted(capsys.readouterr().out.splitlines()) == ["hello 0", "hello 1"]
+
+
+async def test_a_character_that_comes_in_two_parts_is_shown_whole(
+    Project: type[FlowProject], data_space: MakeSpace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @Project.operation(cmd=True)
+    def op(job: Any) -> str:
+        return r"printf 'na\303'; sleep 0.05; printf '\257ve\n'"
+
+    await Project(data_space(1)).run()
+    assert capsys.readouterr().out == "naïve\n"
 
 
 async def test_with_job_runs_it_in_the_jobs_directory(
@@ -132,6 +146,58 @@ async def test_cancelling_a_run_kills_its_commands(
     with pytest.raises(asyncio.CancelledError):
         await running
     await has_ended(int(noted(path)[0]))
+
+
+SLEEPING = """
+    from asyncflow.flow import FlowProject
+
+    class Project(FlowProject):
+        pass
+
+    @Project.operation(cmd=True)
+    def op(job):
+        return "sleep 100 & echo $!; wait"
+
+    if __name__ == "__main__":
+        Project().main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [
+        (signal.SIGINT, 130, "interrupted; "),
+        (signal.SIGTERM, 143, "stopped by SIGTERM; "),
+        (signal.SIGHUP, 129, "stopped by SIGHUP; "),
+        (signal.SIGKILL, -9, ""),
+    ],
+)
+async def test_commands_end_with_the_script_however_that_ends(
+    number: int, code: int, told: str, data_space: MakeSpace
+) -> None:
+    path = Path(data_space(1))
+    script = Script(path, SLEEPING)
+    running = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        # A shell that runs the tests in the background has SIGINT ignored, and children inherit it.
+        "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')",
+        str(script.path),
+        "run",
+        cwd=path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert running.stdout is not None
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        child = int(await running.stdout.readline())  # shown as it comes
+    running.send_signal(number)
+    _, said = await running.communicate()
+    assert running.returncode == code, said
+    assert said.decode().startswith(told)
+    await has_ended(child)
 
 
 async def test_devices_and_threads_are_told_to_a_command(
