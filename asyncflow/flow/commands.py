@@ -11,16 +11,16 @@ import sys
 import time
 from codecs import getincrementaldecoder
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import NamedTuple
 
 from asyncflow.context import StepContext
-from asyncflow.flow.judging import asking, is_eligible
-from asyncflow.flow.working import Errand, Member, Report, hooked, threads_environment
+from asyncflow.flow.aggregates import Aggregate
+from asyncflow.flow.working import Errand, Member, Report, hooked, next_of, threads_environment
 from asyncflow.lanes.process.guardian import Guardian
 
-__all__ = ["CommandTask", "exec_command", "run_command", "run_group_command"]
+__all__ = ["Command", "CommandTask", "exec_command", "run_command", "run_group_command"]
 
 _TERMINATE_SECONDS = 2.0
 _LAST_LINES = 20
@@ -46,45 +46,50 @@ def _command(executable: str | None, entrypoint: str, words: list[str], options:
     return f"{command} {options}" if options else command
 
 
-class CommandTask:
-    """Executes an operation by running a shell command; the function of a step on the loop.
+class Command(NamedTuple):
+    """An operation that is executed by running a shell command.
 
     Args:
-        member: the operation; or what stands for a group that a process of its own runs.
-        command_of: gives the command for the jobs.
+        member: the operation.
+        text_of: gives the command for the jobs.
         cwd_of: gives the directory to run it in; None for the current one.
+    """
+
+    member: Member
+    text_of: Callable[..., str]
+    cwd_of: Callable[[Aggregate], str | None]
+
+
+class CommandTask:
+    """Executes the operations of a group by commands; the function of a step on the loop.
+
+    Args:
+        commands: of the group's operations, in order.
         guardian: kills what runs should this program be killed.
     """
 
-    def __init__(
-        self,
-        member: Member,
-        command_of: Callable[..., str],
-        cwd_of: Callable[[tuple[Any, ...]], str | None],
-        guardian: Guardian,
-    ) -> None:
-        self._member = member
-        self._command_of = command_of
-        self._cwd_of = cwd_of
+    def __init__(self, commands: Sequence[Command], guardian: Guardian) -> None:
+        self._commands = {command.member.name: command for command in commands}
         self._guardian = guardian
 
     async def __call__(
         self, context: StepContext, errands: tuple[Errand, ...], ignore: int
     ) -> Report:
-        began, member = time.perf_counter(), self._member
+        began, done = time.perf_counter(), list[str]()
         (errand,) = errands
-        jobs = errand.jobs
-        ask = asking(member.name, jobs)
-        if not is_eligible(member.pre, member.post, ask, ignore):
-            return Report([()], time.perf_counter() - began)
-        environment = {**os.environ, **threads_environment(member.omp_num_threads)}
+        members = [command.member for command in self._commands.values()]
+        while (member := next_of(members, errand, errand.jobs, done, ignore)) is not None:
+            with hooked(member, errand.jobs):
+                await self._run(self._commands[member.name], errand.jobs, context)
+            done.append(member.name)
+        return Report([tuple(done)], time.perf_counter() - began)
+
+    async def _run(self, command: Command, jobs: Aggregate, context: StepContext) -> None:
+        environment = {**os.environ, **threads_environment(command.member.omp_num_threads)}
         if context.lease.gpu_ids:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(context.lease.gpu_ids)
-        with hooked(member, jobs):
-            await run_command(
-                self._command_of(*jobs), self._cwd_of(jobs), environment, self._guardian
-            )
-        return Report([errand.allowed], time.perf_counter() - began)
+        text, cwd = command.text_of(*jobs), command.cwd_of(jobs)
+        await run_command(text, cwd, environment, self._guardian)
 
 
 async def run_command(

@@ -10,12 +10,12 @@ import msgspec
 
 from asyncflow.flow.agenda import Entry, Order
 from asyncflow.flow.aggregates import Aggregate, get_aggregate_id
-from asyncflow.flow.commands import CommandTask, exec_command, run_group_command
+from asyncflow.flow.commands import Command, CommandTask, exec_command
 from asyncflow.flow.conditions import IgnoreConditions
 from asyncflow.flow.directives import requirements_of
 from asyncflow.flow.groups import FlowGroup
 from asyncflow.flow.registry import Operation, ProjectHooks
-from asyncflow.flow.working import CoroutineTask, Member, Task, TaskOnLoop, member_of, stand_in
+from asyncflow.flow.working import CoroutineTask, Member, Task, TaskOnLoop, member_of
 from asyncflow.lanes.process.guardian import Guardian
 from asyncflow.resources import ResourceRequirements
 from asyncflow.step import Step
@@ -172,7 +172,7 @@ class StepMaker:
         if runs_on_loop(group):
             return TaskOnLoop(path, {group.name: members})
         if self._is_command(group, kind.total):
-            return self._command(group, members, kind.total)
+            return self._commands(group, members, kind.total)
         if any(member.is_coroutine for member in members):
             return CoroutineTask(path, {group.name: members})
         crew = self._crews.get(group.name)
@@ -187,23 +187,23 @@ class StepMaker:
             return True
         return [operation.cmd for operation in group.operations.values()] == [True]
 
-    def _command(
+    def _commands(
         self, group: FlowGroup, members: list[Member], total: Mapping[str, Any]
     ) -> CommandTask:
-        operation = None if len(members) > 1 else next(iter(group.operations.values()))
-        if operation is not None and operation.cmd:
-            return CommandTask(members[0], operation.func, _directory_of(operation), self._guardian)
-        name = group.name if operation is None else operation.name
-        make: Callable[..., str] = run_group_command if operation is None else exec_command
+        operations = list(group.operations.values())
+        if len(operations) == 1 and operations[0].cmd:
+            (operation,) = operations
+            of_itself = Command(members[0], operation.func, _directory_of(operation))
+            return CommandTask([of_itself], self._guardian)
         entrypoint, options = self._settings.entrypoint, group.run_options
-        return CommandTask(
-            stand_in(name) if operation is None else members[0],
-            lambda *jobs: make(
+
+        def executing(name: str) -> Callable[..., str]:
+            return lambda *jobs: exec_command(
                 entrypoint, name, get_aggregate_id(jobs), total["executable"], options
-            ),
-            lambda _: None,
-            self._guardian,
-        )
+            )
+
+        commands = [Command(member, executing(member.name), lambda _: None) for member in members]
+        return CommandTask(commands, self._guardian)
 
     def close(self) -> None:
         """Nothing runs any more."""

@@ -28,6 +28,7 @@ __all__ = [
     "Task",
     "TaskOnLoop",
     "member_of",
+    "next_of",
 ]
 
 
@@ -78,11 +79,6 @@ def member_of(operation: Operation, hooks: ProjectHooks, omp_num_threads: int) -
         around["on_exception"],
         around["on_exit"],
     )
-
-
-def stand_in(name: str) -> Member:
-    """A member that asks nothing and calls no hooks: what it stands for does that itself."""
-    return Member(name, print, False, False, False, 0, (), (), (), (), (), ())
 
 
 @lru_cache(maxsize=8)
@@ -153,8 +149,8 @@ class Task:
 
     def _execute(self, errand: Errand, ignore: int) -> tuple[str, ...]:
         jobs = self._open(errand.jobs)
-        done: list[str] = []
-        while (member := self._next(errand, jobs, done, ignore)) is not None:
+        members, done = self._groups[errand.group], list[str]()
+        while (member := next_of(members, errand, jobs, done, ignore)) is not None:
             if member.stands_alone:
                 member.func(*jobs)
             else:
@@ -172,17 +168,23 @@ class Task:
         project = _project(self._path)
         return tuple(project.open_job(id=job_id) for job_id in job_ids)
 
-    def _next(
-        self, errand: Errand, jobs: tuple[Any, ...], done: Sequence[str], ignore: int
-    ) -> Member | None:
-        for member in self._groups[errand.group]:
-            if member.name not in errand.allowed or member.name in done:
-                continue
-            if not member.pre and not member.post:
-                return member
-            if is_eligible(member.pre, member.post, asking(member.name, jobs), ignore):
-                return member
-        return None
+
+def next_of(
+    members: Sequence[Member], errand: Errand, jobs: Sequence[Any], done: Sequence[str], ignore: int
+) -> Member | None:
+    """The next member that is to be executed for an errand; None if that is all.
+
+    Raises:
+        UserConditionError: a condition raised.
+    """
+    for member in members:
+        if member.name not in errand.allowed or member.name in done:
+            continue
+        if not member.pre and not member.post:
+            return member
+        if is_eligible(member.pre, member.post, asking(member.name, jobs), ignore):
+            return member
+    return None
 
 
 class CoroutineTask(Task):
@@ -203,8 +205,8 @@ class CoroutineTask(Task):
 
     async def _execute_all(self, errand: Errand, ignore: int) -> tuple[str, ...]:
         jobs = self._open(errand.jobs)
-        done: list[str] = []
-        while (member := self._next(errand, jobs, done, ignore)) is not None:
+        members, done = self._groups[errand.group], list[str]()
+        while (member := next_of(members, errand, jobs, done, ignore)) is not None:
             if member.stands_alone:
                 await _awaited(member.func(*jobs))
             else:

@@ -214,13 +214,71 @@ async def test_devices_and_threads_are_told_to_a_command(
     assert threads == "2"
 
 
-async def test_run_options_make_a_group_a_command_of_its_own(
+@pytest.mark.parametrize(
+    ("run_options", "directives"),
+    [("--debug", None), ("", {"executable": f"{sys.executable} -X utf8"})],
+    ids=["run options", "an executable"],
+)
+def test_each_operation_of_such_a_group_is_executed_once_in_a_process_of_its_own(
+    run_options: str, directives: dict[str, str] | None, data_space: MakeSpace
+) -> None:
+    path = data_space(2)
+    script = Script(
+        Path(path),
+        f"""
+        import os
+        from asyncflow.flow import FlowProject
+
+        class Project(FlowProject):
+            pass
+
+        ex = Project.make_group("ex", run_options={run_options!r})
+
+        def noted(name, *jobs):
+            with open({path + "/notes"!r}, "a") as notes:
+                notes.write(f"{{name}} {{os.getpid()}}\\n")
+
+        @ex(directives={directives!r})
+        @Project.operation_hooks.on_start(lambda name, job: noted("hook"))
+        @Project.post.true("one")
+        @Project.operation
+        def op1(job):
+            noted("op1")
+            job.document.one = True
+
+        @ex
+        @Project.pre.after(op1)
+        @Project.post.true("two")
+        @Project.operation(with_job=True)
+        def op2(job):
+            noted("op2")
+            job.document.two = True
+
+        @ex
+        @Project.pre.never
+        @Project.operation
+        def op3(job):
+            noted("op3")
+
+        if __name__ == "__main__":
+            Project().main()
+        """,
+    )
+    answer = script("run", "-o", "ex")
+    assert answer.code == 0, answer
+    names, pids = zip(*(line.split() for line in noted(path)), strict=True)
+    assert list(names) == ["hook", "op1", "op2"] * 2
+    assert len(set(pids)) == 5  # the hooks are called here
+
+
+async def test_run_options_are_added_to_the_commands(
     Project: type[FlowProject], data_space: MakeSpace, tmp_path: Path
 ) -> None:
     script = tmp_path / "stand_in.py"
     script.write_text(
         "import pathlib, sys\n"
-        f"pathlib.Path({str(tmp_path / 'notes')!r}).write_text(' '.join(sys.argv[1:]))\n"
+        f"with pathlib.Path({str(tmp_path / 'notes')!r}).open('a') as notes:\n"
+        "    notes.write(' '.join(sys.argv[1:]) + '\\n')\n"
     )
     ex = Project.make_group("ex", run_options="--debug")
 
@@ -235,4 +293,4 @@ async def test_run_options_make_a_group_a_command_of_its_own(
     project = Project(data_space(1), entrypoint=str(script))
     (job,) = project
     await project.run(names=["ex"])
-    assert noted(str(tmp_path)) == [f"run -o ex -j {job.id} --debug"]
+    assert noted(str(tmp_path)) == [f"exec {op} {job.id} --debug" for op in ("op1", "op2")]
