@@ -13,6 +13,7 @@ import msgspec
 from asyncflow.cli.endings import CommandError, ExitCode, say
 from asyncflow.cli.event_stream import BUFFER, EventStream
 from asyncflow.cli.interrupts import Interrupts, taking_signals
+from asyncflow.cli.values import lines_of_values
 from asyncflow.orchestrator.orchestrator import PipelineOrchestrator
 from asyncflow.pipeline.pipeline import Pipeline
 from asyncflow.progress import show_progress, shown
@@ -155,12 +156,19 @@ async def _watch(run: Run, order: Order, interrupts: Interrupts) -> Ending:
     )
 
 
-def tell(ending: Ending, order: Order, *, quiet: bool, with_traceback: bool) -> None:
-    """Say how it ended; a quiet command only speaks of what went wrong."""
+def tell(
+    ending: Ending, order: Order, *, quiet: bool, with_values: bool, with_traceback: bool
+) -> None:
+    """Say how it ended; a quiet command only speaks of what went wrong, and of values."""
     result = ending.result
-    if quiet and ending.exit_code is ExitCode.SUCCESS:
+    is_silent = quiet and ending.exit_code is ExitCode.SUCCESS
+    if not is_silent:
+        print(shown(result.summary(), lines=True), flush=True)
+    if with_values:
+        for line in lines_of_values(result.outputs):
+            print(line, flush=True)
+    if is_silent:
         return
-    print(shown(result.summary(), lines=True), flush=True)
     if result.state is RunState.CANCELLED and result.reason:
         print(f"  reason: {shown(result.reason)}", flush=True)
     tracebacks = _tracebacks(result)

@@ -20,7 +20,7 @@ from asyncflow.cli.event_stream import claim_stdout
 from asyncflow.cli.file_commands import add_commands
 from asyncflow.cli.files import LaidOver, load_any
 from asyncflow.cli.inputs import parse_inputs
-from asyncflow.cli.options import AsJson, Directory, Overlays, RunName, Settings, Traceback
+from asyncflow.cli.options import AsJson, Directory, Overlays, RunName, Settings, Traceback, Values
 from asyncflow.cli.pictures import Pictures
 from asyncflow.cli.recorded import add_recorded_commands, check_recorded
 from asyncflow.cli.recorded import runs as recorded_runs
@@ -144,6 +144,7 @@ def run(
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Show no progress, and nothing after a success.")
     ] = False,
+    values: Values = False,
     overlays: Overlays = None,
     settings: Settings = None,
     restart: Annotated[
@@ -189,7 +190,7 @@ def run(
         ending = run_blocking(lambda: attend(order), "asyncflow run")
     # First, as nobody may be there to be told: `| head` ends the command.
     complete = pictures.write(pipeline, ending.result)
-    tell(ending, order, quiet=quiet, with_traceback=traceback)
+    tell(ending, order, quiet=quiet, with_values=values, with_traceback=traceback)
     end(ending.exit_code or (ExitCode.SUCCESS if complete else ExitCode.FAILED), ending.abandoned)
 
 
@@ -261,6 +262,7 @@ def resume(
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Show no progress, and nothing after a success.")
     ] = False,
+    values: Values = False,
     traceback: Traceback = False,
 ) -> None:
     """Go on with a recorded run of a pipeline, with the inputs that were recorded.
@@ -285,7 +287,7 @@ def resume(
             progress=not quiet,
         )
         ending = run_blocking(lambda: attend(order), "asyncflow resume")
-    tell(ending, order, quiet=quiet, with_traceback=traceback)
+    tell(ending, order, quiet=quiet, with_values=values, with_traceback=traceback)
     end(ending.exit_code, ending.abandoned)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Directory", "Overlays", "RunName", "Settings", "Traceback"]
+__all__ = ["AsJson", "Directory", "Overlays", "RunName", "Settings", "Traceback", "Values"]
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The id of a recorded run.")]
 Directory = Annotated[
@@ -32,3 +32,6 @@ Settings = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write it as JSON.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show tracebacks of errors.")]
+Values = Annotated[
+    bool, typer.Option("--values", help="Show the values of steps at the end, a line each.")
+]
