@@ -53,11 +53,18 @@ class Command(NamedTuple):
         member: the operation.
         text_of: gives the command for the jobs.
         cwd_of: gives the directory to run it in; None for the current one.
+        ranks: how many processes of MPI it is; 0 for a command without MPI.
     """
 
     member: Member
     text_of: Callable[..., str]
     cwd_of: Callable[[Aggregate], str | None]
+    ranks: int = 0
+
+    def text(self, jobs: Aggregate) -> str:
+        text = self.text_of(*jobs)
+        # What is no text is refused by whoever runs it.
+        return f"mpiexec -n {self.ranks} {text}" if self.ranks and isinstance(text, str) else text
 
 
 class CommandTask:
@@ -88,8 +95,7 @@ class CommandTask:
         environment = {**os.environ, **threads_environment(command.member.omp_num_threads)}
         if context.lease.gpu_ids:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(context.lease.gpu_ids)
-        text, cwd = command.text_of(*jobs), command.cwd_of(jobs)
-        await run_command(text, cwd, environment, self._guardian)
+        await run_command(command.text(jobs), command.cwd_of(jobs), environment, self._guardian)
 
 
 async def run_command(

@@ -172,7 +172,7 @@ class StepMaker:
         if runs_on_loop(group):
             return TaskOnLoop(path, {group.name: members})
         if self._is_command(group, kind.total):
-            return self._commands(group, members, kind.total)
+            return self._commands(group, members, kind)
         if any(member.is_coroutine for member in members):
             return CoroutineTask(path, {group.name: members})
         crew = self._crews.get(group.name)
@@ -183,27 +183,28 @@ class StepMaker:
         return self._tasks[crew]
 
     def _is_command(self, group: FlowGroup, total: Mapping[str, Any]) -> bool:
-        if total["executable"] or group.run_options:
+        if total["executable"] or total["nranks"] or group.run_options:
             return True
         return [operation.cmd for operation in group.operations.values()] == [True]
 
-    def _commands(
-        self, group: FlowGroup, members: list[Member], total: Mapping[str, Any]
-    ) -> CommandTask:
-        operations = list(group.operations.values())
-        if len(operations) == 1 and operations[0].cmd:
-            (operation,) = operations
-            of_itself = Command(members[0], operation.func, _directory_of(operation))
-            return CommandTask([of_itself], self._guardian)
+    def _commands(self, group: FlowGroup, members: list[Member], kind: _Kind) -> CommandTask:
         entrypoint, options = self._settings.entrypoint, group.run_options
 
-        def executing(name: str) -> Callable[..., str]:
-            return lambda *jobs: exec_command(
-                entrypoint, name, get_aggregate_id(jobs), total["executable"], options
+        def command_for(member: Member) -> Command:
+            operation, name = group.operations[member.name], member.name
+            ranks = kind.of_members[name]["nranks"]
+            if operation.cmd:
+                return Command(member, operation.func, _directory_of(operation), ranks)
+            return Command(
+                member,
+                lambda *jobs: exec_command(
+                    entrypoint, name, get_aggregate_id(jobs), kind.total["executable"], options
+                ),
+                lambda _: None,
+                ranks,
             )
 
-        commands = [Command(member, executing(member.name), lambda _: None) for member in members]
-        return CommandTask(commands, self._guardian)
+        return CommandTask([command_for(member) for member in members], self._guardian)
 
     def close(self) -> None:
         """Nothing runs any more."""

@@ -271,6 +271,47 @@ def test_each_operation_of_such_a_group_is_executed_once_in_a_process_of_its_own
     assert len(set(pids)) == 5  # the hooks are called here
 
 
+async def test_operations_with_ranks_are_started_by_mpiexec(
+    Project: type[FlowProject],
+    data_space: MakeSpace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = data_space(1)
+    launcher = tmp_path / "bin" / "mpiexec"
+    launcher.parent.mkdir()
+    launcher.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {path}/notes\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("PATH", str(launcher.parent), prepend=os.pathsep)
+    ex = Project.make_group("ex")
+
+    @ex
+    @Project.operation(directives={"nranks": 2})
+    def op1(job: Any) -> None: ...
+
+    @ex
+    @Project.operation(cmd=True, directives={"nranks": 3})
+    def op2(job: Any) -> str:
+        return "./simulate input"
+
+    @ex
+    @Project.operation(cmd=True)
+    def op3(job: Any) -> str:
+        return f"echo alone >> {path}/notes"
+
+    project = Project(path, entrypoint="project.py")
+    (job,) = project
+    expected = [
+        f"-n 2 {sys.executable} project.py exec op1 {job.id}",
+        "-n 3 ./simulate input",
+        "alone",
+    ]
+    await project.run(names=["ex"])
+    assert noted(path) == expected
+    await project.run()
+    assert noted(path) == expected * 2
+
+
 async def test_run_options_are_added_to_the_commands(
     Project: type[FlowProject], data_space: MakeSpace, tmp_path: Path
 ) -> None:
