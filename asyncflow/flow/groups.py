@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from asyncflow.errors import text_of
 from asyncflow.flow.aggregates import Aggregate, aggregator, get_aggregate_id
 from asyncflow.flow.conditions import IgnoreConditions
 from asyncflow.flow.directives import Directives, add_up, evaluate
+from asyncflow.flow.errors import FlowProjectDefinitionError
 from asyncflow.flow.judging import Judge
 from asyncflow.flow.registry import GroupEntry, Operation, Registry
 
@@ -160,7 +162,11 @@ def _made(entry: GroupEntry, operations: Mapping[str, Operation]) -> FlowGroup:
 def aggregates_by_id(
     groups: Iterable[FlowGroup], jobs: Callable[[], Iterable[Any]]
 ) -> dict[aggregator, dict[str, Aggregate]]:
-    """What the aggregators of some groups make of the jobs, each asked once."""
+    """What the aggregators of some groups make of the jobs, each asked once.
+
+    Raises:
+        FlowProjectDefinitionError: an aggregator raised.
+    """
     listed: list[Any] | None = None
     found: dict[aggregator, dict[str, Aggregate]] = {}
     singles: dict[str, Aggregate] | None = None
@@ -174,7 +180,15 @@ def aggregates_by_id(
                 singles = {job.id: (job,) for job in listed}
             found[group.aggregator] = singles
         else:
-            found[group.aggregator] = {
-                get_aggregate_id(jobs): jobs for jobs in group.aggregator.aggregates(listed)
-            }
+            found[group.aggregator] = _aggregates_of(group, listed)
     return found
+
+
+def _aggregates_of(group: FlowGroup, jobs: Sequence[Any]) -> dict[str, Aggregate]:
+    try:
+        return {get_aggregate_id(made): made for made in group.aggregator.aggregates(jobs)}
+    except Exception as error:
+        raise FlowProjectDefinitionError(
+            f"the aggregator of {group.name!r} raised {text_of(error)}; its functions take jobs, "
+            "and all jobs have what it sorts or groups them by, or a default"
+        ) from error

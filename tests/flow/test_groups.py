@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncflow import Runtime
-from asyncflow.flow import FlowProject, IgnoreConditions, aggregator
+from asyncflow.flow import FlowProject, FlowProjectDefinitionError, IgnoreConditions, aggregator
 from asyncflow.flow.conditions import Predicate
 from asyncflow.flow.groups import FlowGroup
 from asyncflow.flow.judging import Judge
@@ -149,6 +149,25 @@ async def test_a_group_has_an_aggregator_of_its_own(
 
     await Project(path).run(names=["pairs"])
     assert sorted(noted(path)) == ["0,1", "2,3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (aggregator.groupby("temperature"), "KeyError: 'temperature'"),
+        (aggregator(sort_by="temperature"), "KeyError: 'temperature'"),
+        (aggregator(lambda jobs: list(jobs)), "TypeError: 'Job' object is not iterable"),
+        (aggregator(select=lambda job: job.sp.temperature), "AttributeError: 'temperature'"),
+    ],
+)
+async def test_an_aggregator_that_raises_is_told_with_its_operation(
+    wrong: aggregator, told: str, Project: type[FlowProject], data_space: MakeSpace
+) -> None:
+    @Project.operation(aggregator=wrong)
+    def op(*jobs: Any) -> None: ...
+
+    with pytest.raises(FlowProjectDefinitionError, match=f"aggregator of 'op' raised {told}"):
+        await Project(data_space(2)).run()
 
 
 async def test_an_empty_group_runs_nothing(
