@@ -24,7 +24,7 @@ from asyncflow.flow.judging import Judge
 if TYPE_CHECKING:
     from asyncflow.flow.project import FlowProject
 
-__all__ = ["main", "select_jobs"]
+__all__ = ["ended_by_signals", "main", "select_jobs"]
 
 _LOGGER = logging.getLogger("asyncflow")
 
@@ -61,16 +61,22 @@ class _Stopped(KeyboardInterrupt):
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """Let signals end a run as Ctrl-C does, lest shell commands be left behind.
 
-    One that is ignored stays so: that is how ``nohup`` works.
+    One that is ignored stays so: that is how ``nohup`` works. Once there was one, all are.
+
+    Raises:
+        KeyboardInterrupt: there was one.
     """
 
+    before: dict[int, Any] = {}
+
     def stop(number: int, frame: FrameType | None) -> None:
+        for each in before:  # a second one would disturb the clean-up, which is short
+            signal.signal(each, signal.SIG_IGN)
         raise _Stopped(number)
 
-    before: dict[int, Any] = {}
     is_main = threading.current_thread() is threading.main_thread()
     for name in ("SIGTERM", "SIGHUP") if is_main else ():
         number = getattr(signal, name, None)
@@ -290,7 +296,7 @@ def select_jobs(project: FlowProject, ids: list[str] | None, filter_: list[str] 
 
 
 def _run(project: FlowProject, options: argparse.Namespace) -> None:
-    with _ended_by_signals():
+    with ended_by_signals():
         project.run_sync(
             select_jobs(project, options.job_id, options.filter),
             names=options.names,

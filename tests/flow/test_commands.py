@@ -16,6 +16,7 @@ import pytest
 
 from asyncflow import Runtime, StepTimeout
 from asyncflow.flow import FlowProject, UserOperationError
+from asyncflow.flow.command_line import ended_by_signals
 from tests.flow.notes import noted
 from tests.flow.scripts import ROOT, Script
 
@@ -100,6 +101,24 @@ async def has_ended(pid: int) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while is_running(pid):  # noqa: ASYNC110 - nothing tells of another's child
             await asyncio.sleep(0.005)
+
+
+def test_a_second_signal_does_not_disturb_what_ends_by_the_first() -> None:
+    ended = []
+
+    def stopped() -> None:
+        with ended_by_signals():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signal.SIGHUP)
+                ended.append("all")
+
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        stopped()
+    assert ended == ["all"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 async def test_a_timeout_kills_a_command_with_all_it_started(
