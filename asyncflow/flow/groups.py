@@ -9,7 +9,7 @@ from asyncflow.errors import text_of
 from asyncflow.flow.aggregates import Aggregate, aggregator, get_aggregate_id
 from asyncflow.flow.conditions import IgnoreConditions
 from asyncflow.flow.directives import Directives, add_up, evaluate
-from asyncflow.flow.errors import FlowProjectDefinitionError
+from asyncflow.flow.errors import DirectivesError, FlowProjectDefinitionError
 from asyncflow.flow.judging import Judge
 from asyncflow.flow.registry import GroupEntry, Operation, Registry
 
@@ -91,7 +91,12 @@ class FlowGroup:
         whose = f"operation {operation!r}"
         if not self.is_singleton:
             whose += f" in group {self.name!r}"
-        return evaluate(self.operation_directives[operation], jobs, whose)
+        try:
+            return evaluate(self.operation_directives[operation], jobs, whose)
+        except DirectivesError as error:
+            if jobs:
+                error.add_note(f"for {get_aggregate_id(jobs)}")
+            raise
 
     def directives(self, jobs: Sequence[Any]) -> dict[str, Any]:
         """The directives of the whole group for these jobs.

@@ -262,3 +262,16 @@ def test_directives_of_a_group_replace_the_operations_own(
     job = next(iter(project))
     assert project.groups["op"].directives((job,))["ngpu"] == 1
     assert project.groups["ex"].directives((job,))["ngpu"] == expected
+
+
+def test_a_directive_that_cannot_be_worked_out_names_the_job(
+    Project: type[FlowProject], data_space: Callable[..., str]
+) -> None:
+    @Project.operation(directives={"np": lambda job: job.sp.cores})
+    def op(job: Any) -> None: ...
+
+    project = Project(data_space())
+    job = next(iter(project))
+    with pytest.raises(DirectivesError, match="'np' raised AttributeError") as told:
+        project.groups["op"].directives((job,))
+    assert told.value.__notes__ == [f"for {job.id}"]
