@@ -428,6 +428,33 @@ async def test_a_group_goes_on_in_its_middle(host: Host) -> None:
     assert result["four"] == 4
 
 
+async def test_a_group_goes_on_in_its_middle_also_where_other_steps_nest(host: Host) -> None:
+    @step
+    async def double(number: int) -> int:
+        return 2 * number
+
+    @step(outputs=["doubled"])
+    async def caller(context: StepContext) -> int:
+        doubled = await context.call(double, 21)
+        if context.attempt == 1:
+            raise ValueError("not yet")
+        return int(doubled)
+
+    @step(execution_group="g")
+    async def one() -> None:
+        host.called("one")
+
+    @step(execution_group="g")
+    async def two(doubled: int) -> int:
+        return doubled
+
+    pipeline = Pipeline("calls", steps=[caller, one, two], failure_policy="collect_all")
+    failed = await host.run(pipeline)
+    assert failed.step_results["two"].status == "upstream_failed"
+    result = await host.run(pipeline)
+    assert (result["two"], host.calls) == (42, {})
+
+
 async def test_a_verdict_is_recorded(host: Host) -> None:
     def wanted() -> bool:
         host.called("asked")

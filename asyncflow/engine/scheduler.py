@@ -354,6 +354,15 @@ class Scheduler:
             run.queued = True
             self.with_ready.append(run)
 
+    def _is_over(self, run: RunRecord, unit: int) -> bool:
+        """Whether a nested node was cancelled before its turn came.
+
+        The first member of a group may well have ended: in an earlier life of the run.
+        """
+        if not run.has_nested or len(members := run.graph.units.members_of(unit)) > 1:
+            return False
+        return run.is_final(members[0]) or run.is_ending(members[0])
+
     def _start_parked(self) -> bool:
         """Take on one attempt whose back-off is over, whose capacity or worker is there."""
         if self.resumed:
@@ -401,10 +410,7 @@ class Scheduler:
                 share += self.starting.start_alone(run, unit, room - share)
                 continue
             share += 1
-            node = run.graph.units.members_of(unit)[0]
-            # A nested node may have been cancelled before its turn came.
-            gone = run.has_nested and (run.is_final(node) or run.is_ending(node))
-            if gone or run.bars(node):
+            if run.bars(run.graph.units.members_of(unit)[0]) or self._is_over(run, unit):
                 continue
             if not run.in_processes or not self.convoys.takes(run, unit):
                 self.starting.advance(self.starting.first_attempt(run, unit))
