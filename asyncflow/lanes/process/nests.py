@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from asyncflow.errors import StepCancelled
@@ -68,24 +67,26 @@ class Nests:
     def _begin(
         self, worker: WorkerHandle, ticket: int, call: Call, wanted: tuple[str, Any]
     ) -> None:
-        what, args = wanted
-        attempt: Any = call
-        doing = attempt.call_nested(*args) if what == "call" else attempt.run_nested(*args)
         # In the context of its own run, not in that of whatever frame was read before.
         context = getattr(call, "context", None) or contextvars.copy_context()
-        task = self._loop.create_task(self._do(worker, ticket, doing), context=context.copy())
+        doing = self._do(worker, ticket, call, wanted)
+        task = self._loop.create_task(doing, context=context.copy())
         self._tasks[worker, ticket] = task
+        # Not at the end of what it does: one that is cancelled at once does not even begin.
+        task.add_done_callback(lambda _: self._tasks.pop((worker, ticket), None))
 
     def _refuse(self, worker: WorkerHandle, ticket: int, error: BaseException) -> None:
         self._answer(worker, ticket, flatten(error, dumps), failed=True)
 
-    async def _do(self, worker: WorkerHandle, ticket: int, doing: Awaitable[Any]) -> None:
+    async def _do(
+        self, worker: WorkerHandle, ticket: int, attempt: Any, wanted: tuple[str, Any]
+    ) -> None:
+        what, args = wanted
+        ask = attempt.call_nested if what == "call" else attempt.run_nested
         try:
-            value, failed = await doing, False
+            value, failed = await ask(*args), False
         except BaseException as error:  # noqa: BLE001 - the step decides what it means
             value, failed = flatten(error, dumps), True
-        finally:
-            self._tasks.pop((worker, ticket), None)
         self._answer(worker, ticket, value, failed=failed)
 
     def _answer(self, worker: WorkerHandle, ticket: int, value: Any, *, failed: bool) -> None:

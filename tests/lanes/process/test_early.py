@@ -7,6 +7,8 @@ import contextvars
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from asyncflow import StepCancelled
 from asyncflow.lanes.lane import Call
 from asyncflow.lanes.process import wire
@@ -97,6 +99,16 @@ async def test_it_is_not_done_if_it_was_withdrawn_before() -> None:
     nests.caught_up(worker, worker.early)
     await settle()
     assert not worker.answers
+
+
+@pytest.mark.filterwarnings("error")
+async def test_it_is_not_done_if_the_worker_is_gone_before_that_began() -> None:
+    nests, worker = asked()
+    nests.caught_up(worker, worker.early)
+    nests.forget(worker)
+    await settle()
+    assert not worker.answers
+    assert not nests._tasks
 
 
 def test_what_a_dropped_call_prints_is_not_kept() -> None:
