@@ -143,12 +143,15 @@ class Settlement:
         """The end of a node counts: it is seen, and those that waited for it go on."""
         run.states[node] = state
         run.left -= 1
-        if run.consumers is not None and node not in run.rerun:
-            self._let_go(run, node)
-        if (run.stopping is None or run.graph.cleanup) and node not in run.rerun:
-            self.release(run, node)
-            if run.graph.maps:
-                self._scheduler.maps.ended(run, node)
+        if node in run.rerun:
+            run.rerun.discard(node)  # to all others it had ended before
+        else:
+            if run.consumers is not None:
+                self._let_go(run, node)
+            if run.stopping is None or run.graph.cleanup:
+                self.release(run, node)
+                if run.graph.maps:
+                    self._scheduler.maps.ended(run, node)
         if run.recorder is not None or node in run.told:
             pass  # the recorder has told it already
         elif run.bus.listening:
@@ -208,11 +211,7 @@ class Settlement:
                 self.end_unit(attempt)
                 return None
         else:
-            node = members[unit][position]
-            following = self._scheduler.groups.prepared(attempt, node) if run.ahead else None
-            if following is None:
-                following = self._scheduler.starting.new_attempt(run, unit, node)
-                following.position = position
+            following = self._scheduler.groups.first_attempt(attempt, position)
         hand_over(attempt, following)
         return following
 

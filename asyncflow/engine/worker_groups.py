@@ -22,7 +22,7 @@ from asyncflow.graph.binding import FromAsset, FromAssets
 from asyncflow.graph.graph import Graph
 from asyncflow.graph.node import MISSING
 from asyncflow.lanes.flow import GIVE, GIVE_IF_POSSIBLE, STAY, Flow, RemoteValue, Stayed
-from asyncflow.states import RETRYING, SUCCEEDED, WAITING
+from asyncflow.states import CANCELLED, RETRYING, SUCCEEDED, WAITING
 
 if TYPE_CHECKING:
     from asyncflow.engine.scheduler import Scheduler
@@ -146,7 +146,7 @@ class WorkerGroups:
         run = attempt.run
         node = run.graph.units.members_of(attempt.unit)[place]
         values = _Overlay(run.values, kept)
-        if not _may_go_ahead(run, node, values):
+        if not _may_go_ahead(run, node, values, attempt.worker):
             return None
         following = self._scheduler.starting.new_attempt(run, attempt.unit, node)
         following.position, following.worker, following.sent = place, attempt.worker, True
@@ -157,7 +157,7 @@ class WorkerGroups:
         following.is_coroutine = step.is_coroutine
         return following
 
-    def prepared(self, attempt: Attempt, node: int) -> Attempt | None:
+    def _prepared_before(self, attempt: Attempt, node: int) -> Attempt | None:
         """The attempt at a member that was sent ahead, if the worker still has it."""
         following = attempt.run.ahead.pop(node, None)
         worker = attempt.worker
@@ -257,10 +257,18 @@ class WorkerGroups:
                 return following
             if node in run.rerun:
                 return self._again(attempt, place)
-            following = self._scheduler.starting.new_attempt(run, attempt.unit, node)
-            following.position = place
-            return following
+            return self.first_attempt(attempt, place)
         return None
+
+    def first_attempt(self, attempt: Attempt, position: int) -> Attempt:
+        """The first attempt at the member in this place: the one that was sent ahead, if any."""
+        run = attempt.run
+        node = run.graph.units.members_of(attempt.unit)[position]
+        following = self._prepared_before(attempt, node) if run.ahead else None
+        if following is None:
+            following = self._scheduler.starting.new_attempt(run, attempt.unit, node)
+            following.position = position
+        return following
 
     def end_unit(self, run: RunRecord, unit: int) -> None:
         """Let go of what was kept for a group that has ended."""
@@ -273,7 +281,9 @@ class WorkerGroups:
             waiting = run.postponed.pop(node, None)
             if waiting is not None and not run.is_final(node):
                 self._scheduler.stopping.give_up_retry(waiting)
-            run.rerun.discard(node)
+            if node in run.rerun and not (run.is_final(node) or run.is_ending(node)):
+                # The run was stopped before the turn of this one came again.
+                self._scheduler.settlement.reach(run, node, CANCELLED)
         if run.consumers is not None:
             for node in run.unfreed.pop(unit, ()):
                 let_go(run, node)
@@ -299,12 +309,20 @@ def _promise(attempt: Attempt, kept: dict[int, RemoteValue]) -> None:
                 kept[asset] = RemoteValue(attempt.worker, number)
 
 
-def _may_go_ahead(run: RunRecord, node: int, values: Sequence[Any]) -> bool:
+def _is_elsewhere(value: Any, worker: Any) -> bool:
+    return isinstance(value, RemoteValue) and value.holder is not worker
+
+
+def _may_go_ahead(run: RunRecord, node: int, values: Sequence[Any], worker: Any) -> bool:
     graph, step = run.graph, run.graph.nodes[node].step
     if run.states[node] != WAITING or run.attempts_of(node) or node in run.quarantined:
         return False
+    if node in run.postponed:
+        return False  # there is an attempt at it already
     if node in graph.conditions or step.cache is not False or step.limits:
         return False
+    if any(_is_elsewhere(values[asset], worker) for asset in graph.slots[node]):
+        return False  # those that made what it takes have to run again first
     # Those before it that have not ended will have succeeded by then, or it does not run.
     return graph.verdict(node, run.states_ahead(), values) == WAITING
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -26,6 +27,11 @@ from asyncflow import (
 
 PATIENCE_SECONDS = 30.0
 IN_GROUP: Any = {"lane": "process", "execution_group": "g"}
+
+
+@step
+async def double(number: int) -> int:
+    return 2 * number
 
 
 class Unpicklable:
@@ -201,6 +207,11 @@ def fatal_once(mark: str) -> None:
         os._exit(1)
 
 
+def note_in(log: str) -> None:
+    with open(log, "a", encoding="utf-8") as file:
+        file.write("ran ")
+
+
 @pytest.mark.parametrize("outputs", [None, ["end"]])
 async def test_a_unit_whose_worker_dies_runs_its_lost_members_again(
     tmp_path: Path, outputs: list[str] | None
@@ -266,6 +277,69 @@ async def test_a_member_that_needs_what_was_lost_has_it_made_again() -> None:
     assert isinstance(result.step_results["dies"].error, WorkerDied)
     assert result["same"][2] is True
     assert result.step_results["make"].attempts == 2
+
+
+async def test_a_member_behind_others_in_the_new_worker_has_what_it_takes_made_again() -> None:
+    """Those others may not take it along in their message: what it takes is not there."""
+
+    @step(**IN_GROUP)
+    def dies() -> None:
+        os._exit(1)
+
+    @step(**IN_GROUP)
+    def unconcerned() -> int:
+        return 1
+
+    pipeline = Pipeline("p", steps=[make, dies, unconcerned, look], failure_policy="collect_all")
+    result = await pipeline.run()
+    assert (result["unconcerned"], result["same"][2]) == (1, True)
+    attempts = {name: found.attempts for name, found in result.step_results.items()}
+    assert attempts == {"make": 2, "dies": 1, "unconcerned": 1, "look": 1}
+
+
+async def test_members_behind_one_that_was_made_again_run_once_and_may_ask_for_more(
+    tmp_path: Path,
+) -> None:
+    @step(retry=Retry(retries=1, wait_initial=0), **IN_GROUP)
+    def dies_once(thing: Unpicklable, mark: str) -> None:
+        fatal_once(mark)
+
+    @step(**IN_GROUP)
+    async def asks(context: StepContext, log: str) -> int:
+        note_in(log)
+        return int(await context.call(double, 21))
+
+    inputs = {"mark": str(tmp_path / "mark"), "log": str(tmp_path / "log")}
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        result = await Pipeline("p", steps=[make, dies_once, look, asks]).run(inputs=inputs)
+    assert (result["same"][2], result["asks"]) == (True, 42)
+    assert (tmp_path / "log").read_text(encoding="utf-8") == "ran "
+
+
+async def test_a_cancel_while_lost_members_run_again_ends_them_all(tmp_path: Path) -> None:
+    @step(outputs=["other"], **IN_GROUP)
+    def second(thing: Unpicklable) -> Unpicklable:
+        return thing
+
+    @step(outputs=["thing"], **IN_GROUP)
+    def slow_the_second_time(mark: str) -> Unpicklable:
+        if os.path.exists(mark):
+            time.sleep(PATIENCE_SECONDS)
+        return Unpicklable()
+
+    @step(retry=Retry(retries=1, wait_initial=0), **IN_GROUP)
+    def dies_once(other: Unpicklable, mark: str) -> None:
+        fatal_once(mark)
+
+    pipeline = Pipeline("p", steps=[slow_the_second_time, second, dies_once])
+    async with Runtime(grace_seconds=0.05) as runtime:
+        run = await runtime.start(pipeline, inputs={"mark": str(tmp_path / "mark")})
+        async for event in run.events():
+            if event.kind == "NodeStarted" and event.attempt == 2:
+                break
+        await run.cancel()
+        result = run.result_now()
+    assert {str(found.status) for found in result.step_results.values()} == {"cancelled"}
 
 
 async def test_a_member_s_timeout_kills_the_worker_and_the_unit_starts_again(

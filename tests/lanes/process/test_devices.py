@@ -183,13 +183,13 @@ async def test_a_member_that_was_sent_ahead_is_stopped_when_its_device_is_lost(
     async with Runtime(max_cpus=1, max_gpus=machine) as runtime:
         scheduler = runtime._scheduler
         assert scheduler is not None
-        go_on_with_what_was_sent = scheduler.groups.prepared
+        go_on_with_what_was_sent = scheduler.groups.first_attempt
 
         def lose_first(*member: Any) -> Any:
             scheduler.losses.lose({machine.uuids[0]: "it has fallen off the bus"})
             return go_on_with_what_was_sent(*member)
 
-        monkeypatch.setattr(scheduler.groups, "prepared", lose_first)
+        monkeypatch.setattr(scheduler.groups, "first_attempt", lose_first)
         result = await pipeline.run(runtime=runtime)
     assert result["both"] == [machine.uuids[1]] * 2
     assert result.step_results["both"].attempts == 2
