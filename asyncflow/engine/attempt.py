@@ -139,6 +139,10 @@ class Attempt(Call, eq=False):
         """The value of a member of a group, with stand-ins for what stayed in the worker."""
         return self.run.take_parts(self, parts, worker)
 
+    def dropped(self, worker: Any) -> None:
+        """The worker of a group keeps no longer what this member was the last to need."""
+        self.run.dropped(self, worker)
+
     def unbegun(self) -> bool:
         """Take back a call that a lane was given and has not begun; false if it is to be made."""
         if self.convoy is None or self.begun or self.cancel_requested:

@@ -214,6 +214,7 @@ class RunRecord:
         self.on_end: list[Callable[[RunRecord], None]] = []
         self.report_soon: Callable[[Attempt], None] = _drop_report
         self.take_parts: Callable[[Attempt, list[Any], Any], Any] = _take_no_parts
+        self.dropped: Callable[[Attempt, Any], None] = _drop_nothing
         self.tell_report: Callable[[Attempt], None] = _drop_report
         self.came_back: Callable[[Attempt], None] = _drop_report
         self.set_timeout: Callable[[Attempt, float], None] = _set_no_timeout
@@ -408,6 +409,10 @@ async def _launch_nothing(*_: Any) -> Any:
 
 
 def _take_no_parts(attempt: Attempt, parts: list[Any], worker: Any) -> Any:
+    """Values of groups of a run that the scheduler does not own."""
+
+
+def _drop_nothing(attempt: Attempt, worker: Any) -> None:
     """Values of groups of a run that the scheduler does not own."""
 
 

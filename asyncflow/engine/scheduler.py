@@ -281,6 +281,7 @@ class Scheduler:
         run.report_soon = partial(report_soon, self.loop)
         run.set_timeout = self.stopping.set_timeout
         run.take_parts = self.groups.took_parts
+        run.dropped = self.groups.dropped
         run.came_back = self.convoys.came_back
         run.tell_report = publish_progress
         run.nesting = self.nesting

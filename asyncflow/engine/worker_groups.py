@@ -115,6 +115,16 @@ class WorkerGroups:
                     parts[place] = remote
         return parts[0] if flow.parts is None else parts
 
+    @staticmethod
+    def dropped(attempt: Attempt, worker: Any) -> None:
+        """A worker has let go of the values that no later member needs, unless one before it has
+        to run again."""
+        kept, dropped = attempt.run.kept_remotely, cast(Flow, attempt.flow).drop
+        for asset in set(attempt.run.graph.slots[attempt.node]):
+            remote = kept.get(asset)
+            if remote is not None and remote.holder is worker and remote.number in dropped:
+                del kept[asset]
+
     # -- one message -----------------------------------------------------------------------
 
     def send_ahead(self, attempt: Attempt) -> None:
@@ -145,13 +155,13 @@ class WorkerGroups:
     ) -> Attempt | None:
         run = attempt.run
         node = run.graph.units.members_of(attempt.unit)[place]
-        values = _Overlay(run.values, kept)
-        if not _may_go_ahead(run, node, values, attempt.worker):
+        if not _may_go_ahead(run, node, kept):
             return None
         following = self._scheduler.starting.new_attempt(run, attempt.unit, node)
         following.position, following.worker, following.sent = place, attempt.worker, True
         self.plan(following, kept)
         step = run.graph.nodes[node].step
+        values = _Overlay(run.values, kept)
         frame = self._scheduler.starting.frame(following, values, attempt)
         following.args, following.kwargs = run.graph.templates[node].bind(frame)
         following.is_coroutine = step.is_coroutine
@@ -309,11 +319,12 @@ def _promise(attempt: Attempt, kept: dict[int, RemoteValue]) -> None:
                 kept[asset] = RemoteValue(attempt.worker, number)
 
 
-def _is_elsewhere(value: Any, worker: Any) -> bool:
-    return isinstance(value, RemoteValue) and value.holder is not worker
+def _is_lost(value: Any, asset: int, kept: Mapping[int, RemoteValue]) -> bool:
+    return isinstance(value, RemoteValue) and asset not in kept
 
 
-def _may_go_ahead(run: RunRecord, node: int, values: Sequence[Any], worker: Any) -> bool:
+def _may_go_ahead(run: RunRecord, node: int, kept: Mapping[int, RemoteValue]) -> bool:
+    values = _Overlay(run.values, kept)
     graph, step = run.graph, run.graph.nodes[node].step
     if run.states[node] != WAITING or run.attempts_of(node) or node in run.quarantined:
         return False
@@ -321,7 +332,7 @@ def _may_go_ahead(run: RunRecord, node: int, values: Sequence[Any], worker: Any)
         return False  # there is an attempt at it already
     if node in graph.conditions or step.cache is not False or step.limits:
         return False
-    if any(_is_elsewhere(values[asset], worker) for asset in graph.slots[node]):
+    if any(_is_lost(values[asset], asset, kept) for asset in graph.slots[node]):
         return False  # those that made what it takes have to run again first
     # Those before it that have not ended will have succeeded by then, or it does not run.
     return graph.verdict(node, run.states_ahead(), values) == WAITING

@@ -90,6 +90,9 @@ class Call(msgspec.Struct, eq=False):
         """The value of a call with a ``flow``, some of whose parts stayed with the worker."""
         return parts
 
+    def dropped(self, worker: Any) -> None:
+        """The worker of a call with a ``flow`` has let go of what that drops."""
+
     def __repr__(self) -> str:
         # What waits for capacity is told in sentences that name it; its fields may hold
         # arguments of any length.

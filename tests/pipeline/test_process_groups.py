@@ -297,6 +297,49 @@ async def test_a_member_behind_others_in_the_new_worker_has_what_it_takes_made_a
     assert attempts == {"make": 2, "dies": 1, "unconcerned": 1, "look": 1}
 
 
+async def test_what_a_lost_member_takes_is_made_again_where_the_worker_has_let_go_of_it() -> None:
+    @step(outputs=["other"], **IN_GROUP)
+    def pass_on(thing: Unpicklable) -> Unpicklable:
+        return thing
+
+    @step(**IN_GROUP)
+    def dies() -> None:
+        os._exit(1)
+
+    # The last to need the thing, unless the one that it was passed on by has to run again.
+    @step(**IN_GROUP)
+    def last(thing: Unpicklable) -> int:
+        return thing.pid
+
+    @step(**IN_GROUP)
+    def behind(other: Unpicklable) -> int:
+        return other.pid
+
+    pipeline = Pipeline(
+        "p", steps=[make, pass_on, dies, last, behind], failure_policy="collect_all"
+    )
+    result = await pipeline.run()
+    assert result["last"] == result["behind"]
+    attempts = {name: found.attempts for name, found in result.step_results.items()}
+    assert attempts == {"make": 3, "pass_on": 2, "dies": 1, "last": 1, "behind": 1}
+
+
+async def test_a_member_whose_result_cannot_be_sent_says_so_at_every_try() -> None:
+    """What it takes is kept until its result is on its way."""
+
+    @step(retry=Retry(retries=1, wait_initial=0), **IN_GROUP)
+    def keeps(thing: Unpicklable) -> Unpicklable:
+        return thing
+
+    result = await Pipeline("p", steps=[make, keeps]).run()
+    error = result.step_results["keeps"].error
+    assert "cannot be sent back" in str(error)
+    assert {name: found.attempts for name, found in result.step_results.items()} == {
+        "make": 1,
+        "keeps": 2,
+    }
+
+
 async def test_members_behind_one_that_was_made_again_run_once_and_may_ask_for_more(
     tmp_path: Path,
 ) -> None:

@@ -32,6 +32,9 @@ def take_times(call: Call, worker: WorkerHandle, frame: wire.Outcome, now: float
 
 def take_value(call: Call, worker: WorkerHandle, frame: wire.Outcome) -> None:
     """Take in what a call returned or raised; if it has a descriptor, that is the next one."""
+    if call.flow is not None and not isinstance(frame, wire.Failed):
+        worker.kept.difference_update(call.flow.drop)
+        call.dropped(worker)
     try:
         value = unpack(frame.value, worker.next_descriptor)
     except BaseException as error:  # noqa: BLE001 - unpickling calls the user's code
@@ -44,5 +47,4 @@ def take_value(call: Call, worker: WorkerHandle, frame: wire.Outcome) -> None:
         call.value = value
     else:
         worker.kept.update(filter(None, call.flow.keep))
-        worker.kept.difference_update(call.flow.drop)
         call.value = call.take_parts(value, worker)

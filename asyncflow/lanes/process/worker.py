@@ -149,6 +149,9 @@ class Worker:
             descriptor = parcel.write()
         except OSError as error:
             parcel, descriptor, failed = self._failure(_no_room(parcel, error)), None, True
+        if frame.flow is not None:
+            for kept in frame.flow.keep if failed else frame.flow.drop:
+                flow.VALUES.pop(kept, None)
         with self._lock:
             self._current = 0
             self._cancelled.discard(number)
@@ -353,8 +356,6 @@ def result_dumps(value: Any, take: Any = None) -> bytes:
 def _keep(value: Any, told: flow.Flow, name: str) -> Any:
     """Keep what stays here; what goes back is the rest."""
     parts = [value] if told.parts is None else flow.parts_of(value, told.parts, name)
-    for number in told.drop:
-        flow.VALUES.pop(number, None)
     for number, part in zip(told.keep, parts, strict=True):
         if number:
             flow.VALUES[number] = part
