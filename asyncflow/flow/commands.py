@@ -20,7 +20,14 @@ from asyncflow.flow.aggregates import Aggregate
 from asyncflow.flow.working import Errand, Member, Report, hooked, next_of, threads_environment
 from asyncflow.lanes.process.guardian import Guardian
 
-__all__ = ["Command", "CommandTask", "exec_command", "run_command", "run_group_command"]
+__all__ = [
+    "Command",
+    "CommandTask",
+    "exec_command",
+    "run_command",
+    "run_group_command",
+    "show_output",
+]
 
 _TERMINATE_SECONDS = 2.0
 _LAST_LINES = 20
@@ -122,7 +129,7 @@ async def run_command(
     )
     guardian.watch(process.pid)
     last: deque[str] = deque(maxlen=_LAST_LINES)
-    echoing = asyncio.ensure_future(_echo(process, last))
+    echoing = asyncio.ensure_future(show_output(process, last))
     try:
         code = await process.wait()
         _kill_group(process.pid, signal.SIGKILL)  # what it left behind would hold the pipe open
@@ -140,7 +147,8 @@ async def run_command(
         raise error
 
 
-async def _echo(process: asyncio.subprocess.Process, last: deque[str]) -> None:
+async def show_output(process: asyncio.subprocess.Process, last: deque[str]) -> None:
+    """Show what a process writes as it comes, and keep the last lines."""
     assert process.stdout is not None
     decoder = getincrementaldecoder("utf-8")("replace")  # a character may come in two chunks
     rest = ""

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,6 +19,7 @@ import pytest
 from asyncflow import Runtime, StepTimeout
 from asyncflow.flow import FlowProject, UserOperationError
 from asyncflow.flow.command_line import ended_by_signals
+from asyncflow.flow.commands import show_output
 from tests.flow.notes import noted
 from tests.flow.scripts import ROOT, Script
 
@@ -35,14 +38,20 @@ async def test_a_command_runs_and_its_output_is_shown(
 
 
 async def test_a_character_that_comes_in_two_parts_is_shown_whole(
-    Project: type[FlowProject], data_space: MakeSpace, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    @Project.operation(cmd=True)
-    def op(job: Any) -> str:
-        return r"printf 'na\303'; sleep 0.05; printf '\257ve\n'"
-
-    await Project(data_space(1)).run()
-    assert capsys.readouterr().out == "naïve\n"
+    output, last = asyncio.StreamReader(), deque[str]()
+    process: Any = SimpleNamespace(stdout=output)
+    showing = asyncio.ensure_future(show_output(process, last))
+    both = "naïve".encode()
+    output.feed_data(both[:3])
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert capsys.readouterr().out == "na"
+    output.feed_data(both[3:])
+    output.feed_eof()
+    await showing
+    assert (capsys.readouterr().out, list(last)) == ("ïve", ["naïve"])
 
 
 async def test_with_job_runs_it_in_the_jobs_directory(
